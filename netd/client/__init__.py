@@ -1,0 +1,1 @@
+"""What talks to netd from outside."""

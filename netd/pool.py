@@ -1,0 +1,103 @@
+"""Threads for conversations: kept a while and used again, since starting one costs as much as
+serving some hundred echoes."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from time import monotonic
+
+# Each thread costs some 20 KiB of memory while it waits, and the address space of its stack.
+MAX_THREADS = 512
+# Bytes of a stack, whatever the limits of the process. On less than 2 MiB deeply nested JSON ends
+# the interpreter, by a signal, before Python notices (seen with 3.13 at 1 MiB).
+STACK = 8 * 2**20
+# Seconds that an unused thread is kept: under load none ends, and soon after it all have.
+KEEP = 0.25
+
+
+class NoThreadError(Exception):
+    """No thread can be had: there are as many as allowed, or the system refuses another."""
+
+
+class Pool:
+    """A bounded set of threads. A task that cannot be given one at once is not taken."""
+
+    def __init__(self, limit: int = MAX_THREADS, keep: float = KEEP) -> None:
+        self.limit = limit
+        """How many threads there may be; may be changed at any time."""
+        self._keep = keep
+        self._tasks: queue.SimpleQueue[tuple[Callable[[], None], str] | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._idle = 0
+        self._closed = False
+        self._threads: set[threading.Thread] = set()
+
+    def __len__(self) -> int:
+        return len(self._threads)
+
+    def submit(self, task: Callable[[], None], name: str) -> None:
+        """Runs a task on a thread of that name. Raises NoThreadError; never waits for a thread."""
+        with self._lock:
+            if self._closed:
+                raise NoThreadError("the pool is closed")
+            if self._idle:
+                self._idle -= 1  # promised to this task
+            else:
+                self._start()
+            # Before the lock is free: a task behind the end that `close` puts would never be run.
+            self._tasks.put((task, name))
+
+    def _start(self) -> None:
+        if len(self._threads) >= self.limit:
+            raise NoThreadError(f"all {self.limit} threads are in use")
+        thread = threading.Thread(target=self._work, daemon=True)
+        self._threads.add(thread)
+        before = threading.stack_size(STACK)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            self._threads.discard(thread)
+            raise NoThreadError(str(error)) from error
+        finally:
+            threading.stack_size(before)
+
+    def _work(self) -> None:
+        thread = threading.current_thread()
+        try:
+            while (job := self._next()) is not None:
+                task, thread.name = job
+                task()
+                thread.name = "idle"
+                del job, task
+                with self._lock:
+                    self._idle += 1
+        finally:
+            with self._lock:
+                self._threads.discard(thread)
+
+    def _next(self) -> tuple[Callable[[], None], str] | None:
+        try:
+            return self._tasks.get(timeout=self._keep)
+        except queue.Empty:
+            pass
+        with self._lock:
+            if self._idle:
+                self._idle -= 1
+                return None
+        return self._tasks.get()  # a task was promised to this thread meanwhile
+
+    def close(self, timeout: float = 0.0) -> bool:
+        """Takes no more tasks, and waits up to `timeout` seconds for those that run.
+
+        False when some still run: their threads are daemonic, and end with the process."""
+        with self._lock:
+            self._closed = True
+            threads = [t for t in self._threads if t is not threading.current_thread()]
+        for _ in threads:
+            self._tasks.put(None)
+        end = monotonic() + timeout
+        for thread in threads:
+            thread.join(max(0.0, end - monotonic()))
+        return not any(thread.is_alive() for thread in threads)

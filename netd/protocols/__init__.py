@@ -1,0 +1,1 @@
+"""The protocols that netd brings along: one module each."""

@@ -1,0 +1,296 @@
+"""Connections whose handler never blocks: the serving loop runs its steps in place.
+
+A connection is in one of three states, which `_settle` reads off after each step:
+
+    reading     nothing waits to be sent; the next bytes of the peer are the next step
+    sending     something waits, so nothing is read: what netd holds for a peer that does not
+                read is bounded by what one step sends
+    lingering   all is said and our side is closed; what the peer still sends is discarded until
+                it closes too. Closing at once, with its bytes unread, would be a reset, which
+                can destroy the last words before the peer has read them (RFC 1122, 4.2.2.13)
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator
+from select import EPOLLIN, EPOLLOUT
+from typing import TYPE_CHECKING, Any, Protocol
+
+from netd.connection import CHUNK, LINGER, WASTE, Connection, end_reason
+from netd.errors import RemoteError
+
+if TYPE_CHECKING:
+    from netd.loop import Loop
+    from netd.service import Service
+
+# Kept for a peer that does not read. A step that answers a chunk with its like never exceeds it.
+OUT_LIMIT = CHUNK
+# What ends a session and no more: a handler that asks to exit ends itself, not the service.
+_FAULTS = (Exception, SystemExit)
+
+
+def _ended(_data: bytes) -> None:
+    """Takes the place of the handler's step once the session is over."""
+
+
+class StepHandler(Protocol):
+    """What the serving loop calls; `netd.handler.RequestHandler` says what each means."""
+
+    def connection_made(self) -> None: ...
+    def data_received(self, data: bytes) -> None: ...
+    def eof_received(self) -> None: ...
+    def connection_lost(self, reason: str) -> None: ...
+    def error_reply(self, error: RemoteError) -> bytes: ...
+
+
+class StepConnection(Connection):
+    """A non-blocking connection, watched by the serving loop.
+
+    `on_end(connection, reason, error)` is called once, when it is over: the server then counts,
+    logs and closes it. `error` is the exception when the fault is our own."""
+
+    __slots__ = (
+        "_data_received", "_on_end", "_receive", "_send", "busy", "closing", "handler", "interest",
+        "lingering", "loop", "out", "source", "waiting_since",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        request: socket.socket,
+        client_address: Any,
+        service: Service,
+        origin: str,
+        loop: Loop,
+        on_end: Callable[[StepConnection, str, BaseException | None], None],
+    ) -> None:
+        super().__init__(request, client_address, service, origin)
+        self.loop = loop
+        self._on_end = on_end
+        self._receive = request.recv
+        self._send = request.send
+        self.handler: StepHandler | None = None
+        self._data_received: Callable[[bytes], None] = _ended
+        self.interest = 0
+        """What the loop waits for, an epoll event mask; -1 when the session is over."""
+        self.busy = False
+        """Whether something else than reading is to be done: one of the next three is set."""
+        self.out: bytearray | None = None
+        self.source: Iterator[bytes] | None = None
+        self.waiting_since = 0.0
+        """Since when something waits to be sent, or the peer to close its side."""
+        self.closing: str | None = None
+        """The reason word, once it is to end when all has been sent."""
+        self.lingering = False
+
+    # -- for the server
+
+    def start(self, handler: StepHandler, greeting: bytes) -> None:
+        """Runs the first step. The first read is tried at once: most clients speak first."""
+        self.handler = handler
+        self._data_received = handler.data_received
+        try:
+            if greeting:
+                self.send(greeting)
+            handler.connection_made()
+            if not self.busy:
+                self.ready(EPOLLIN)
+            self._settle()
+        except _FAULTS as error:
+            self._fail(error)
+
+    def turn_away(self, message: bytes, reason: str) -> None:
+        """Tells a client that it may not come in, and lets it read that."""
+        self.close(reason)
+        try:
+            if message:
+                self.send(message)
+            self._settle()
+        except _FAULTS as error:
+            self._fail(error)
+
+    def cut(self, reason: str) -> None:
+        """Ends the session now; what waits to be sent is lost."""
+        self._end(reason, None)
+
+    # -- for the handler
+
+    def send(self, data: bytes) -> None:
+        """Sends now what the kernel takes and keeps the rest, at most OUT_LIMIT bytes."""
+        if self.out:
+            self._keep(len(self.out), data)
+            return
+        try:
+            sent = self._send(data)
+        except BlockingIOError:
+            sent = 0
+        self.bytes_out += sent
+        if sent < len(data):
+            self.busy = True
+            self.waiting_since = self.loop.now
+            self._keep(0, memoryview(data)[sent:])
+
+    def _keep(self, kept: int, data: bytes | memoryview) -> None:
+        if kept + len(data) > OUT_LIMIT:
+            raise BufferError(
+                f"a step sent more than {OUT_LIMIT} bytes that the peer has not taken yet"
+                " (send long answers with send_from)"
+            )
+        if self.out:
+            self.out += data
+        else:
+            self.out = bytearray(data)  # of just that size, where += would make room for more
+
+    def send_from(self, chunks: Iterator[bytes]) -> None:
+        """Sends what the iterator yields, each chunk when the one before it has gone out."""
+        self.source = chunks
+        self.busy = True
+        self.waiting_since = self.loop.now
+
+    def close(self, reason: str = "done") -> None:
+        """Ends the session once everything has been sent."""
+        if self.closing is None:
+            self.closing = reason
+            self.busy = True
+
+    # -- for the loop
+
+    def fileno(self) -> int:
+        """The descriptor of the connection."""
+        fd: int = self.request.fileno()
+        return fd
+
+    def ready(self, _events: int) -> None:
+        """The socket is readable, writable or broken."""
+        try:
+            if self.busy:
+                self._go_on()
+            else:
+                # The way of nearly every byte, so it is spelled out.
+                try:
+                    data = self._receive(CHUNK)
+                except BlockingIOError:
+                    return
+                if data:
+                    self.bytes_in += len(data)
+                    self.active = self.loop.now
+                    self._data_received(data)
+                else:
+                    self._meet_end()
+                if not self.busy:
+                    return
+            self._settle()
+        except _FAULTS as error:
+            self._fail(error)
+
+    def overdue(self, now: float) -> str | None:
+        """The reason word of a deadline that has passed, or None."""
+        waiting = now - self.waiting_since
+        if self.lingering:
+            return self.closing if waiting >= LINGER else None
+        limit = self.service.timeouts.write_timeout
+        sending = self.out is not None or self.source is not None
+        if sending and limit is not None and waiting >= limit:
+            return "write_timeout"
+        return super().overdue(now)
+
+    # -- inside
+
+    def _meet_end(self) -> None:
+        if self.handler is not None:
+            self.handler.eof_received()
+        self.close("eof")
+
+    def _go_on(self) -> None:
+        if self.out is not None:
+            self._flush(self.out)
+        elif self.source is None:
+            self._discard()
+        elif (chunk := next(self.source, None)) is None:
+            self.source = None
+        else:
+            # One chunk a turn, so that a fast reader does not keep the loop from the others.
+            self.send(chunk)
+            self.active = self.waiting_since = self.loop.now
+
+    def _flush(self, out: bytearray) -> None:
+        try:
+            sent = self._send(out)
+        except BlockingIOError:
+            return
+        self.bytes_out += sent
+        self.active = self.loop.now
+        del out[:sent]
+        if not out:
+            self.out = None
+
+    def _discard(self) -> None:
+        """Forgets what the peer still sends, until it closes its side."""
+        try:
+            size = self.request.recv_into(WASTE)
+        except BlockingIOError:
+            return
+        self.bytes_in += size
+        if not size:
+            self._end(self.closing or "done", None)
+
+    def _settle(self) -> None:
+        """Tells the loop what to wait for next, or ends the session."""
+        if self.interest < 0:
+            return
+        wanted = EPOLLIN
+        if self.out is not None or self.source is not None:
+            wanted = EPOLLOUT
+        elif self.closing is None:
+            self.busy = False
+        elif self.closing == "eof" or not self._linger():
+            self._end(self.closing, None)
+            return
+        if wanted != self.interest:
+            self.loop.watch(self, wanted)
+
+    def _linger(self) -> bool:
+        """Closes our side, once; False when the peer is gone already."""
+        if not self.lingering:
+            self.lingering = True
+            self.waiting_since = self.loop.now
+            try:
+                self.request.shutdown(socket.SHUT_WR)
+            except OSError:
+                return False
+        return True
+
+    def _fail(self, error: BaseException) -> None:
+        if self.interest < 0:
+            raise error  # not the handler's: the session was over before
+        reason = end_reason(error)
+        if reason is None:
+            self._end("error", error)
+        elif isinstance(error, RemoteError) and self.handler is not None:
+            self.source = None
+            self.close(reason)
+            try:
+                if reply := self.handler.error_reply(error):
+                    self.send(reply)
+                self._settle()
+            except OSError:
+                self._end(reason, None)
+            except _FAULTS as fault:
+                self._end("error", fault)
+        else:
+            self._end(self.closing or reason, None)
+
+    def _end(self, reason: str, error: BaseException | None) -> None:
+        if self.interest < 0:
+            return
+        self.loop.forget(self)
+        self.interest = -1
+        handler, self.handler, self.source = self.handler, None, None
+        self._data_received = _ended  # no reference cycle outlives the session
+        if handler is not None:
+            try:
+                handler.connection_lost(reason)
+            except _FAULTS as fault:
+                if end_reason(fault) is None:  # else it tried to send
+                    reason, error = "error", error or fault
+        self._on_end(self, reason, error)

@@ -1,0 +1,1 @@
+"""Roman numerals as a network service."""

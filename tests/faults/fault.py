@@ -1,0 +1,227 @@
+"""A fault, what it is expected to do, and the runner that sees whether it does."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from harness import wait_until
+
+from faults.target import Target
+
+LATE = 0.25
+"""Seconds within which the canary is answered, throughout."""
+BACK = 2.0
+"""Seconds within which descriptors, threads and sessions are back to what they were."""
+
+# What the runner itself brings about: the canary's sessions, and the state that SIGUSR1 asks for.
+_OURS = re.compile(r" canary: session |: \{\"\S.*\}$")
+
+
+class _Any:
+    """Equal to whatever the kernel makes it: bytes that were on their way when a session ended."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, int)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __repr__(self) -> str:
+        return "any number"
+
+    def __add__(self, other: object) -> _Any:
+        return self
+
+    __hash__ = object.__hash__
+    __radd__ = __add__
+
+
+ANY: Any = _Any()
+
+DRAINED = {r"info +netd: SIGTERM: draining": 1, r"info +netd: stopped$": 1}
+"""What the log says when a daemon was told to end."""
+
+
+@dataclass(frozen=True, eq=False)
+class Setup:
+    """A daemon to provoke faults in; those of one setup share it, one after the other."""
+
+    run: Callable[[], AbstractContextManager[Target]]
+    missing: Callable[[], str] = str
+    """What this machine lacks for it, in words; empty when nothing is."""
+
+
+@dataclass(frozen=True)
+class Sessions:
+    """So many sessions of a service that ended by a reason; each has its line in the log."""
+
+    service: str
+    number: int
+    reason: str
+    bytes_in: int = ANY
+    bytes_out: int = ANY
+
+    @property
+    def log(self) -> dict[str, int]:
+        return {rf"info +{self.service}: session .* reason={self.reason}$": self.number}
+
+    @property
+    def counters(self) -> dict[str, int]:
+        return {
+            f"{self.service}.admitted": self.number,
+            f"{self.service}.ended.{self.reason}": self.number,
+            f"{self.service}.bytes_in": self.bytes_in,
+            f"{self.service}.bytes_out": self.bytes_out,
+        }
+
+
+@dataclass(frozen=True)
+class Refusals:
+    """So many clients of a service that were turned away, each with its line in the log."""
+
+    service: str
+    number: int
+    reason: str
+
+    @property
+    def log(self) -> dict[str, int]:
+        return {rf"info +{self.service}: refused .* reason={self.reason}$": self.number}
+
+    @property
+    def counters(self) -> dict[str, int]:
+        return {f"{self.service}.refused.{self.reason}": self.number}
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One row of the table. `provoke` asserts the outcome; it may return counters, as in
+    `counters`, that are known only afterwards."""
+
+    name: str
+    setup: Setup
+    provoke: Callable[[Target], Mapping[str, int] | None]
+    ends: tuple[Sessions | Refusals, ...] = ()
+    log: Mapping[str, int] = field(default_factory=dict)
+    """Further lines of the log: a regular expression for each kind, and how many there are."""
+    counters: Mapping[str, int] | None = field(default_factory=dict)
+    """Further counters by `service.counter` or `service.counter.reason`, and by how much they
+    grow; those that are not named stay as they are. None: nobody can ask for them afterwards."""
+    fresh: bool = True
+    """Whether clients can still come in, so that the canary does so each time."""
+    missing: Callable[[], str] = str
+    """What this machine lacks for it, in words; empty when nothing is."""
+    status: int | None = None
+    """The exit status of a daemon that the fault ends."""
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class LateError(AssertionError):
+    """What should have come by a certain time came later."""
+
+
+def ends_in_time(began: float, least: float, most: float) -> None:
+    """Asserts that something which began then has not ended before `least` seconds. Raises
+    LateError if it took more than `most`."""
+    took = time.monotonic() - began
+    assert took >= least, f"ended after {took:.3f} s, and not before {least:g} s was expected"
+    if took > most:
+        raise LateError(f"ended after {took:.3f} s")
+
+
+def survive(fault: Fault, target: Target) -> None:
+    """Provokes a fault, and asserts all that is true of every fault. Raises AssertionError."""
+    before = target.counters() if fault.counters is not None else Counter()
+    mark = len(target.log())
+    target.canary.start(fault.fresh)
+    with target.clients:
+        told = fault.provoke(target) or {}
+    slowest, sent_away = target.canary.stop()
+    growth: Counter[str] = Counter()
+    if fault.status is None:
+        assert not sent_away, "the canary was sent away"
+        _is_at_rest(target)
+        if fault.counters is not None:
+            growth = _growth(target, before)
+    else:
+        assert target.netd.wait() == fault.status
+    _check_log(fault, target.log(mark))
+    if fault.counters is not None and fault.status is None:
+        _check_counters(fault, growth, told)
+    if slowest > LATE:
+        raise LateError(f"the canary was answered after {slowest:.3f} s")
+
+
+def _is_at_rest(target: Target) -> None:
+    """Asserts that descriptors and threads are soon as many as before."""
+    with suppress(AssertionError):  # which would not tell what differs
+        wait_until(lambda: target.footprint() == target.rest, BACK)
+    now = target.footprint()
+    assert now == target.rest, f"{now} {BACK} s after the end, and {target.rest} at rest"
+
+
+def _growth(target: Target, before: Counter[str]) -> Counter[str]:
+    """By how much the counters have grown, once all sessions have been released: the gate hears of
+    one that is closed a moment later."""
+
+    def growth() -> Counter[str] | None:
+        found = target.counters()
+        found.subtract(before)
+        is_open = any(
+            number
+            for name, number in found.items()
+            if name.endswith(".open") and not name.startswith(("canary.", "netd."))
+        )
+        last.append(found)
+        return None if is_open else found
+
+    last: list[Counter[str]] = []
+    with suppress(AssertionError):  # which would not tell what differs
+        return wait_until(growth, BACK)
+    return last[-1]
+
+
+def _sum(*parts: Mapping[str, int]) -> dict[str, int]:
+    whole: dict[str, int] = {}
+    for part in parts:
+        for name, number in part.items():
+            whole[name] = whole.get(name, 0) + number
+    return whole
+
+
+def _check_log(fault: Fault, lines: list[str]) -> None:
+    expected = _sum(fault.log, *(end.log for end in fault.ends))
+    found: Counter[str] = Counter()
+    strange = []
+    for line in filter(lambda line: not _OURS.search(line), lines):
+        kind = next((kind for kind in expected if re.search(kind, line)), None)
+        if kind is None:
+            strange.append(line)
+        else:
+            found[kind] += 1
+    assert not strange, "lines in the log that nothing accounts for:\n" + "\n".join(strange[:50])
+    _are_equal("lines in the log", found, expected)
+
+
+def _check_counters(fault: Fault, growth: Counter[str], told: Mapping[str, int]) -> None:
+    expected = _sum(fault.counters or {}, *(end.counters for end in fault.ends)) | dict(told)
+    ours = ("canary.", "netd.open", "netd.threads", "netd.log_lines_waiting")
+    moved = {name: number for name, number in growth.items() if not name.startswith(ours)}
+    _are_equal("growth of counters", moved, expected)
+
+
+def _are_equal(what: str, found: Mapping[str, int], expected: Mapping[str, int]) -> None:
+    """Asserts that two countings agree; what one does not name is 0."""
+    faults = [
+        f"{name}: {found.get(name, 0)}, and {expected.get(name, 0)} expected"
+        for name in {**found, **expected}
+        if expected.get(name, 0) != found.get(name, 0)
+    ]
+    assert not faults, f"{what}:\n" + "\n".join(faults)
