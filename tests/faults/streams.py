@@ -42,8 +42,7 @@ def _trickle(
     received, said, next_byte = 0, dict.fromkeys(opened, b""), monotonic()
     while opened:
         if (now := monotonic()) >= next_byte:
-            # Not just at the deadline, when a thousand threads have to wake anyhow.
-            next_byte = now + 1.3
+            next_byte = now + 0.5
             for sock, _began in opened.values():
                 sock.send(b"a", socket.MSG_NOSIGNAL)
         for fd, _ in poll.poll(100):
