@@ -213,10 +213,12 @@ class Conversation(ThreadConnection):
     def _wait(self, events: int, deadline: Deadline) -> None:
         self._check_cut()
         nearest = min(deadline, self._session, key=lambda d: d.at)
-        left = nearest.left()
         self._patience = nearest.at
         self._poll.register(self.request, events)
-        self._poll.poll(None if left is None else max(1.0, left * 1000))
+        ready = False
+        while not ready:
+            left = nearest.left()
+            ready = bool(self._poll.poll(None if left is None else max(1.0, left * 1000)))
 
     def _check_cut(self) -> None:
         if self.was_cut is not None:

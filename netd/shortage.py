@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from typing import Any
 
-from netd.intake import PAUSE, TAKEN_PER_TURN
+from netd.intake import PAUSE
 from netd.refusal import Reserve
 from netd.serving import Serving, logger
 from netd.throttle import Throttle
@@ -32,9 +32,10 @@ class Shortage(Serving):
         """Without descriptors, what waits is accepted in place of the reserve, told and closed."""
         if error.errno not in _NO_DESCRIPTOR:
             return False
+        self._pause()
         refused = 0
         with _reserve.spent() as had_one:
-            while refused < TAKEN_PER_TURN and self._refuse_next():
+            while not self._is_enough() and self._refuse_next():
                 refused += 1
         self.service.gate.count_refused("descriptors", refused)
         # With a reserve it is known whether anybody waited: accept(2) fails before it looks.

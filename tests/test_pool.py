@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from threading import Barrier, Event
 import pytest
 from harness import PATIENCE, wait_until
 
-from netd.pool import STACK, NoThreadError, Pool
+from netd.pool import STACK, SWITCH, NoThreadError, Pool
 
 
 @contextmanager
@@ -132,6 +133,18 @@ def test_a_task_that_exits_gives_its_place_back() -> None:
         wait_until(lambda: all(t.name != "leave" for t in threading.enumerate()))
         threads.submit(done.set, "next")
         assert done.wait(PATIENCE)
+
+
+def test_many_threads_ask_less_often_for_the_lock_of_the_interpreter() -> None:
+    """A thousand that wake at once would do nothing else (FAULTS: slowloris, conversations)."""
+    before = sys.getswitchinterval()
+    with pool(limit=400, keep=0.05) as threads:
+        with busy(threads, 50):
+            assert sys.getswitchinterval() == before
+        with busy(threads, 400):
+            assert sys.getswitchinterval() >= 400 * SWITCH
+        wait_until(lambda: len(threads) == 0)
+        wait_until(lambda: sys.getswitchinterval() == before)
 
 
 def test_close_waits_for_what_runs_and_no_longer_than_told() -> None:

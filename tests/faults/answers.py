@@ -258,6 +258,7 @@ FAULTS = [
     Fault(
         "1,000 clients that never answer", GUARDED, partial(_say_nothing, number=_MANY),
         (Sessions("mute", _MANY, "handshake_timeout", 0, 0), Sessions("mute", 1, "eof", 3, 3)),
+        alone=True,
     ),
     Fault(
         "an answer that never ends", GUARDED, _trickle,

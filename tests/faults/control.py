@@ -91,6 +91,7 @@ FAULTS = [
             **_BYTES, "control.admitted": 1001,
             "control.ended.displaced": 1001 - CLIENTS, "control.ended.eof": CLIENTS,
         },
+        alone=True,
     ),
     Fault(
         "control socket: another user", STANDARD, _come_as_another,

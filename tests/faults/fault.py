@@ -118,6 +118,8 @@ class Fault:
     """What this machine lacks for it, in words; empty when nothing is."""
     status: int | None = None
     """The exit status of a daemon that the fault ends."""
+    alone: bool = False
+    """Whether it takes all of the machine: then other tests wait."""
 
     def __str__(self) -> str:
         return self.name

@@ -371,15 +371,18 @@ FAULTS = [
     Fault(
         "1,000 mute clients of TLS", SECURED, partial(_stay_mute, said=b""),
         (Sessions("secure-mute", _MANY, "handshake_timeout", 0, 0), _SERVED),
+        alone=True,
     ),
     Fault(
         "1,000 clients that begin a hello", SECURED,
         partial(_stay_mute, said=b"\x16\x03\x01\x02\x00\x01"),
         (Sessions("secure-mute", _MANY, "handshake_timeout", 0, 0), _SERVED),
+        alone=True,
     ),
     Fault(
         "200 clients that stop half way", SECURED, partial(_stop_half_way, number=200),
         (Sessions("secure-mute", 200, "handshake_timeout", 0, 0), _SERVED),
+        alone=True,
     ),
     Fault(
         "a hello that never ends", SECURED, _trickle,

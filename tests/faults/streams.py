@@ -179,11 +179,13 @@ FAULTS = [
         "slowloris, steps", STANDARD,
         partial(_trickle, service="slow", number=1000, deadline=2, last_words=b""),
         (Sessions("slow", 1000, "session_timeout"),),
+        alone=True,
     ),
     Fault(
         "slowloris, conversations", STANDARD,
         partial(_trickle, service="slow-lines", number=1000, deadline=2, last_words=_IDLE),
         (Sessions("slow-lines", 1000, "idle_timeout"),),
+        alone=True,
     ),
     Fault(
         "clients that say nothing, steps", STANDARD,

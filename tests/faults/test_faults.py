@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
+from typing import Any
 
 import pytest
 
@@ -78,14 +79,20 @@ def try_it(fault: Fault, daemons: Daemons) -> None:
     provoke(fault, daemons)
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=str)
+def rows(faults: list[Fault]) -> list[Any]:
+    """A case of a test for each row."""
+    alone = [pytest.mark.alone]
+    return [pytest.param(row, id=row.name, marks=alone if row.alone else []) for row in faults]
+
+
+@pytest.mark.parametrize("fault", rows(FAULTS))
 def test_netd_survives(fault: Fault, daemons: Daemons) -> None:
     """A fault has its outcome, and no other: see `faults`."""
     try_it(fault, daemons)
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("fault", SOAKS, ids=str)
+@pytest.mark.parametrize("fault", rows(SOAKS))
 def test_netd_survives_long(fault: Fault, daemons: Daemons) -> None:
     """As above, for minutes."""
     try_it(fault, daemons)
