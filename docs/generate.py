@@ -16,7 +16,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from netd import catalog, hours, listener, networks, stanza
+from netd import address, catalog, hours, networks, stanza
 from netd.admission import Admission
 from netd.auth import source
 from netd.auth.stanza import AuthStanza
@@ -53,7 +53,7 @@ _READERS = {
     qotd.read_file: "path of a file",
     control_stanza.check_control_path: "absolute path",
     control_stanza.check_account: "user or %group",
-    listener.parse_address: "address",
+    address.parse_address: "address",
     parse_place: "HOST:PORT or unix:PATH",
     networks.parse_network: "network",
     source.parse_source: "path of a file, `credential:NAME` or `env:NAME`",

@@ -12,9 +12,10 @@ from functools import partial
 from typing import Any
 
 from netd import catalog, listener
+from netd.address import Address
 from netd.config import ServiceStanza
 from netd.errors import StartError
-from netd.listener import Address, SocketOptions
+from netd.listener import SocketOptions
 from netd.pool import Pool
 from netd.server import Server, TCPServer, UDPServer, UnixDatagramServer, UnixStreamServer
 from netd.service import Service

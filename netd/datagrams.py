@@ -15,11 +15,11 @@ from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from netd.address import bracketed
 from netd.arena import BATCH
 from netd.carrier import carrier_for
 from netd.gate import REMEMBERED_SOURCES
 from netd.identity import NOBODY
-from netd.listener import bracketed
 from netd.replies import (
     FURTHER_REPLY,
     PROVEN_REPLY,

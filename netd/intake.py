@@ -20,9 +20,9 @@ from netd.throttle import Throttle
 logger = logging.getLogger("netd")
 
 # Requests taken in one turn; then the connections have theirs.
-TAKEN_PER_TURN = 64
+TAKEN_PER_TURN = 16
 # Turns in which a draining listener empties its backlog; a flood may never let it end.
-DRAIN_TURNS = 128
+DRAIN_TURNS = 512
 # A listener from which nothing can be taken is left alone for this long, in seconds. It stays
 # readable meanwhile: without a pause the serving thread would spin.
 PAUSE = 0.2

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from functools import lru_cache
 from hashlib import blake2s
 from ipaddress import ip_address, ip_network
-from json.encoder import encode_basestring_ascii
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Event, RLock, Thread
@@ -23,7 +22,7 @@ from typing import Literal
 
 from netd.errors import ConfigError
 from netd.stanza import FilePath, Stanza
-from netd.text import printable
+from netd.text import field, printable, quoted
 
 QUEUE_LIMIT = 10_000  # records: a third of a second of the busiest access log, about 1 MB
 TEXT_LIMIT = 16_384  # characters of a message or a traceback, without the middle of a longer one
@@ -32,7 +31,7 @@ GATHER = 0.03  # seconds that a line may wait, so that the writer takes the GIL 
 Policy = Literal["full", "prefix", "hash", "none"]
 _HASH_KEY = os.urandom(32)
 _PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}  # sd-daemon(3)
-_TEXT = "%s%s id=%s peer=%s%s duration=%.3f in=%d out=%d reason=%s\n"
+_TEXT = "%s%s id=%s peer=%s%s duration=%.3f in=%d out=%d reason=%s"
 _JSON = '%s"event":%s,"id":%s,"peer":%s%s,"duration":%.3f,"in":%d,"out":%d,"reason":%s}\n'
 
 
@@ -49,24 +48,13 @@ class LogOptions(Stanza):
     """A file to append to, opened anew on SIGUSR2; standard error without one."""
 
 
-def _field(text: str) -> str:
-    """Text of a peer, in which no space lets what follows pass for a field of ours."""
-    return printable(text).replace(" ", "\\x20")
-
-
-def _quoted(text: str) -> str:
-    if not text.isascii():  # strict readers of JSON refuse a lone surrogate, even as an escape
-        text = text.encode(errors="backslashreplace").decode()
-    return encode_basestring_ascii(text)
-
-
 def peer_text(peer: str, policy: Policy) -> str:
     """A peer such as `192.0.2.7:52344`, `[::1]:52344` or `unix:…` as the policy has it written.
 
     A `unix:` peer is no address of a person and stays. What is not understood becomes `-`.
     """
     if policy == "full" or peer.startswith("unix:"):
-        return _field(peer)
+        return field(peer)
     # The cache is asked without the port, which differs in nearly every session.
     return "-" if policy == "none" else _disguise(peer.rpartition(":")[0].strip("[]"), policy)
 
@@ -150,6 +138,12 @@ def _clock(second: int, utc: bool) -> str:
     return strftime(form, calendar(second))
 
 
+@lru_cache(maxsize=64)
+def _text_head(level: str, service: str, second: int, journal: bool) -> str:
+    stamp = f"<{_PRIORITIES.get(level, 6)}>" if journal else _clock(second, False)
+    return f"{stamp}{level:<7} {printable(service)}: "
+
+
 def _message_and_trace(record: logging.LogRecord) -> list[str]:
     try:
         whole = logging.Formatter().format(record)
@@ -181,7 +175,7 @@ class LogOutput(logging.Handler):
         self._losing = RLock()  # as a signal handler that logs may interrupt its holder
         self._writer: _Writer | None = None
         self._options, self.fd = LogOptions(), 2
-        self._mute, self._json, self._journal = True, False, False
+        self._mute, self._json, self._journal, self._full = True, False, False, True
 
     @property
     def waiting(self) -> int:
@@ -194,15 +188,21 @@ class LogOutput(logging.Handler):
         """Log the end of a session: `event` is session or refused, `duration` in seconds."""
         if self._mute:
             return
-        form, text = (_JSON, _quoted) if self._json else (_TEXT, printable)
-        line = form % (
-            self._head("info", service, time()), text(event), text(id), text(self.address(peer)),
-            "" if user is None else self._user(user), duration, bytes_in, bytes_out, text(reason),
-        )  # fmt: skip
+        if self._json:
+            line = _JSON % (
+                self._head("info", service, time()), quoted(event), quoted(id),
+                quoted(self.address(peer)), "" if user is None else f',"user":{quoted(user)}',
+                duration, bytes_in, bytes_out, quoted(reason),
+            )  # fmt: skip
+        else:
+            # What is escaped in a part of it is escaped in the whole, by one call.
+            line = printable(_TEXT % (
+                self._head("info", service, time()), event, id,
+                peer.replace(" ", "\\x20") if self._full else self.address(peer),
+                "" if user is None else f" user={field(user)}",
+                duration, bytes_in, bytes_out, reason,
+            )) + "\n"  # fmt: skip
         self.write(line.encode())
-
-    def _user(self, user: str) -> str:
-        return f',"user":{_quoted(user)}' if self._json else f" user={_field(user)}"
 
     def address(self, peer: str) -> str:
         """The peer, as the key `address` has it written."""
@@ -216,8 +216,8 @@ class LogOutput(logging.Handler):
         (text, trace), name = _message_and_trace(record), record.name.removeprefix("netd.")
         head = self._head(record.levelname.lower(), name, record.created)
         if self._json:
-            more = f',"traceback":{_quoted(trace)}' if trace else ""
-            return f'{head}"message":{_quoted(text)}{more}}}\n'.encode()
+            more = f',"traceback":{quoted(trace)}' if trace else ""
+            return f'{head}"message":{quoted(text)}{more}}}\n'.encode()
         # Indented, so that no line of a traceback passes for a record.
         indent = head[:3] + "  " if self._journal else "  "
         lines = [indent + printable(line) for line in trace.split("\n") if line]
@@ -226,9 +226,8 @@ class LogOutput(logging.Handler):
     def _head(self, level: str, service: str, now: float) -> str:
         if self._json:
             stamp = f"{_clock(int(now), True)}.{int(now % 1 * 1000):03}Z"
-            return f'{{"time":"{stamp}","level":{_quoted(level)},"service":{_quoted(service)},'
-        stamp = f"<{_PRIORITIES.get(level, 6)}>" if self._journal else _clock(int(now), False)
-        return f"{stamp}{level:<7} {printable(service)}: "
+            return f'{{"time":"{stamp}","level":{quoted(level)},"service":{quoted(service)},'
+        return _text_head(level, service, 0 if self._journal else int(now), self._journal)
 
     def lose(self, records: int) -> None:
         """Count records that will never be written."""
@@ -246,6 +245,7 @@ class LogOutput(logging.Handler):
         if writer is None or options.file != self._options.file:
             writer = self._renew(options.file)
         self._options, self._json = options, options.format == "json"
+        self._full = options.address == "full"
         stat, stream = os.fstat(writer.fd), os.environ.get("JOURNAL_STREAM")
         self._journal = options.format == "auto" and stream == f"{stat.st_dev}:{stat.st_ino}"
         self.set_level(options.level)

@@ -65,7 +65,8 @@ class Loop:
         if watched.interest == 0:
             self._watched[fd] = watched
             self._epoll.register(fd, events)
-            self.arm()
+            if self._next_sweep == inf:
+                self.arm()
         elif events:
             self._epoll.modify(fd, events)
         else:

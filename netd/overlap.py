@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import ip_address
 
+from netd.address import Address
 from netd.document import Mark, Problem
-from netd.listener import Address
 
 _WILDCARDS = {"0.0.0.0", "::"}
 

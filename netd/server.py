@@ -26,6 +26,7 @@ from netd.datagrams import Exchange
 from netd.delayed import Delayed
 from netd.entrance import Entrance
 from netd.handler import overrides
+from netd.listener import Listening
 from netd.loop import Loop
 from netd.pool import NoThreadError
 from netd.prelude import Prelude
@@ -59,6 +60,12 @@ class _StreamServing(Entrance, Shortage):
         self._delayed = Delayed(self._serve_delayed)
         super().__init__(*args, **kwargs)
         self._in_steps = self.is_ours and not overrides(self.RequestHandlerClass, "handle")
+
+    def server_activate(self) -> None:
+        """Listens."""
+        if type(self.socket) is socket.socket:
+            self.socket.__class__ = Listening
+        super().server_activate()
 
     # -- connections
 

@@ -19,9 +19,11 @@ from netd.replies import OwnPorts
 if TYPE_CHECKING:
     from netd.prelude import Stage
 
-_numbers = itertools.count(1)
 # Session numbers begin anew with each process; its own prefix keeps them apart in a log.
 _RUN = f"{(int(time.time()) ^ os.getpid() << 12) & 0xFFFFF:05x}"
+
+next_number = itertools.count(1).__next__
+"""The number of a new session: no two in this process have the same."""
 
 
 @dataclass(slots=True)
@@ -94,11 +96,6 @@ class QuietService(Service):
     @property
     def _logger(self) -> logging.Logger:
         return logging.getLogger(f"netd.{self.name}")
-
-
-def next_number() -> int:
-    """The number of a new session: no two in this process have the same."""
-    return next(_numbers)
 
 
 def session_id(number: int) -> str:

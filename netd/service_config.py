@@ -15,12 +15,13 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints, ValidationError
 
 from netd import accounts, catalog, findings, tls
+from netd.address import UNIX_PATH_LIMIT, Address, ListenAddress
 from netd.admission import Admission
 from netd.auth import stanza as auth
 from netd.auth.stanza import AuthStanza
 from netd.deadline import Timeouts
 from netd.document import Document, Mark, Path, Problem
-from netd.listener import UNIX_PATH_LIMIT, Address, ListenAddress, SocketOptions
+from netd.listener import SocketOptions
 from netd.overlap import Claim
 from netd.proxy_protocol import ProxyProtocol
 from netd.sources import Sources

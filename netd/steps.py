@@ -51,8 +51,8 @@ class StepConnection(Connection):
     logs and closes it. `error` is the exception when the fault is our own."""
 
     __slots__ = (
-        "_data_received", "_on_end", "_receive", "_send", "busy", "closing", "handler", "interest",
-        "lingering", "loop", "out", "source", "waiting_since",
+        "_data_received", "_on_end", "_receive", "_send", "busy", "closing", "fileno", "handler",
+        "interest", "lingering", "loop", "out", "source", "waiting_since",
     )  # fmt: skip
 
     def __init__(
@@ -69,6 +69,7 @@ class StepConnection(Connection):
         self._on_end = on_end
         self._receive = request.recv
         self._send = request.send
+        self.fileno = request.fileno
         self.handler: StepHandler | None = None
         self._data_received: Callable[[bytes], None] = _ended
         self.interest = 0
@@ -154,11 +155,6 @@ class StepConnection(Connection):
             self.busy = True
 
     # -- for the loop
-
-    def fileno(self) -> int:
-        """The descriptor of the connection."""
-        fd: int = self.request.fileno()
-        return fd
 
     def ready(self, _events: int) -> None:
         """The socket is readable, writable or broken."""

@@ -14,7 +14,8 @@ from contextlib import suppress
 from typing import Any
 
 from netd import listener
-from netd.listener import Address, SocketOptions
+from netd.address import Address
+from netd.listener import SocketOptions
 from netd.server import Server
 
 Place = tuple[Any, ...]

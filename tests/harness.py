@@ -40,9 +40,10 @@ from typing import Any, TypeVar
 import yaml
 
 import netd
+from netd.address import Address, parse_address
 from netd.admission import Admission
 from netd.gate import Gate
-from netd.listener import Address, SocketOptions, parse_address
+from netd.listener import SocketOptions
 from netd.pool import Pool
 from netd.server import Server, TCPServer, UDPServer, UnixDatagramServer, UnixStreamServer
 from netd.service import Service

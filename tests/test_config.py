@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from written import faults, loaded, write
 
 from netd import config, dump
+from netd.address import UNIX_PATH_LIMIT
 from netd.config import Config, ServiceStanza
 from netd.errors import ConfigError
-from netd.listener import UNIX_PATH_LIMIT
 
 PLACED = re.compile(r"[^\n]+:[1-9][0-9]*:[1-9][0-9]*: [^\n]+")
 USER = "root" if os.geteuid() else "nobody"

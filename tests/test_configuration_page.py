@@ -12,10 +12,10 @@ from harness import CHECKOUT
 from written import faults, loaded
 
 from netd import catalog, stanza
+from netd.address import parse_address
 from netd.config import Config, ServiceStanza
 from netd.control.stanza import ControlStanza
 from netd.hours import parse_access_time
-from netd.listener import parse_address
 from netd.log import LogOptions
 from netd.networks import SourcePrefix, parse_network
 from netd.penalties import PenaltyRules

@@ -69,7 +69,7 @@ ROWS = [
     {"networks"},
     {"explanation"},
     {"deadline", "throttle", "segments", "auth.source"},
-    {"stanza", "secret"},
+    {"stanza", "secret", "address"},
     {"errors", "text", "control.table", "identity"},
     {"auth.rights"},
 ]

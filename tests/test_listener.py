@@ -23,17 +23,9 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from netd import listener
+from netd.address import UNIX_PATH_LIMIT, Address, ListenAddress, parse_address
 from netd.handler import RequestHandler
-from netd.listener import (
-    UNIX_PATH_LIMIT,
-    Address,
-    ListenAddress,
-    SocketOptions,
-    explain,
-    name_of,
-    parse_address,
-    resolve,
-)
+from netd.listener import SocketOptions, explain, name_of, resolve
 from netd.server import TCPServer, UDPServer, UnixDatagramServer, UnixStreamServer
 
 INET = [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")]

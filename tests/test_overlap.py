@@ -11,8 +11,8 @@ import pytest
 from harness import free_port
 
 from netd import overlap
+from netd.address import parse_address
 from netd.document import Mark
-from netd.listener import parse_address
 from netd.overlap import Claim
 
 TWICE = "is listened on already"

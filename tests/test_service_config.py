@@ -10,7 +10,7 @@ import pytest
 from written import faults, loaded
 
 from netd import catalog, instance
-from netd.listener import UNIX_PATH_LIMIT
+from netd.address import UNIX_PATH_LIMIT
 from netd.protocols.daytime import DaytimeHandler
 from netd.protocols.upper import UpperHandler
 from netd.service_config import ServiceStanza

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 from ipaddress import ip_address
 from typing import Literal
 
+from netd.address import Address
 from netd.auth.source import KeySource, Source
 from netd.challenge import Digest
 from netd.document import Mark, Problem
 from netd.errors import ConfigError
-from netd.listener import Address
 from netd.stanza import Stanza
 from netd.tls import TlsStanza
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
+from netd.address import Address
 from netd.admission import Admission
 from netd.connection import peer_credentials, peer_text
 from netd.control import crowd
@@ -23,7 +24,7 @@ from netd.control.request import CommandError, refusal
 from netd.control.stanza import ControlStanza
 from netd.deadline import Timeouts
 from netd.gate import Gate
-from netd.listener import Address, SocketOptions
+from netd.listener import SocketOptions
 from netd.refusal import Reserve
 from netd.server import Server, UnixStreamServer
 from netd.service import QuietService

@@ -10,8 +10,9 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from netd import accounts
+from netd.address import UNIX_PATH_LIMIT
 from netd.document import Mark, Problem
-from netd.listener import UNIX_PATH_LIMIT, SocketOptions
+from netd.listener import SocketOptions
 from netd.stanza import Mode, Stanza
 
 GROUP_MARK = "%"

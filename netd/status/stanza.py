@@ -12,8 +12,9 @@ from typing import Annotated
 from pydantic import BeforeValidator, PlainSerializer, StringConstraints, WithJsonSchema
 
 from netd import accounts
+from netd.address import UNIX_PATH_LIMIT, Address, bracketed, parse_address
 from netd.document import Mark, Problem
-from netd.listener import UNIX_PATH_LIMIT, Address, SocketOptions, bracketed, parse_address
+from netd.listener import SocketOptions
 from netd.stanza import Mode, Stanza
 
 _NAME = r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*"

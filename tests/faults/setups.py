@@ -16,7 +16,7 @@ from harness import CHECKOUT, run_netd, wait_until
 
 from faults.fault import Setup
 from faults.target import Target
-from netd.listener import Address
+from netd.address import Address
 
 TESTS = Path(__file__).parents[1]
 CLASSIC = ("upper", "echo", "discard", "daytime", "qotd", "time", "users", "chargen")

@@ -17,7 +17,7 @@ from typing import Any
 
 from harness import PATIENCE, Netd
 
-from netd.listener import Address
+from netd.address import Address
 
 _CANARY = Path(__file__).with_name("canary.py")
 
