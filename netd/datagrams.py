@@ -12,6 +12,7 @@ import logging
 import socket
 from collections import Counter
 from collections.abc import Callable
+from operator import itemgetter
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from netd.arena import BATCH
 from netd.carrier import carrier_for
 from netd.gate import REMEMBERED_SOURCES
 from netd.identity import NOBODY
+from netd.lease import Leases
 from netd.replies import (
     FURTHER_REPLY,
     PROVEN_REPLY,
@@ -37,6 +39,7 @@ logger = logging.getLogger("netd")
 # Batches taken in one turn of the loop; then the others have theirs.
 BATCHES_PER_TURN = 2
 _refused = Throttle()
+_sender = itemgetter(1)
 
 
 class Exchange:
@@ -64,6 +67,11 @@ class Exchange:
         self._received: Callable[[bytes], object] = len  # nobody hears them yet
         self._who = Correspondent("", None, "broadcast", None)
         self._index = self._left = 0
+        self._leases = Leases(service.gate)
+        self._senders: set[Any] = set()
+        self._found: dict[Any, Correspondent] = {}
+        """Those of the latest batch that was judged, and what is known of them."""
+        self._sources: set[str] = set()
         self._partly: dict[str, tuple[str, int]] = {}
         """By source: why not all of its datagrams in the batch are taken, and how many are left
         that are."""
@@ -127,6 +135,7 @@ class Exchange:
         if self._guard.own_ports.numbers is not self._ports:
             self._ports = self._guard.own_ports.numbers
             known.clear()
+            self._senders = set()
         if not self.service.gate.is_plain:
             known, meet = self._judge_all(batch), self._meet_again
         answers: list[bytes | None] = []
@@ -165,21 +174,28 @@ class Exchange:
     def _judge_all(self, batch: list[tuple[bytes, Any]]) -> dict[Any, Correspondent]:
         """Asks anew which datagrams are taken, for the hour, or a rate, matters too. The senders,
         but for those of whom some are and some are not: `_meet_again` tells which."""
-        known, meet = self._known, self._meet
-        found = {sender: known.get(sender) or meet(sender) for sender in {s for _, s in batch}}
-        sources = {who.source for who in found.values()}
-        if len(sources) == 1:  # most often; and to count costs as much as all the rest
-            numbers = dict.fromkeys(sources, len(batch))
+        found = self._find(set(map(_sender, batch)))
+        if len(self._sources) == 1:  # most often; and to count costs as much as all the rest
+            numbers = dict.fromkeys(self._sources, len(batch))
         else:
             numbers = Counter(found[sender].source for _, sender in batch)
         self._partly.clear()
         for source, number in numbers.items():
-            reason, taken = self.service.gate.judge_datagrams(source, number)
+            reason, taken = self._leases.take(source, number)
             if reason is not None:
                 self._partly[source] = reason, taken
         if self._partly:
             return {who: each for who, each in found.items() if each.source not in self._partly}
         return found
+
+    def _find(self, senders: set[Any]) -> dict[Any, Correspondent]:
+        """What is known of the senders of a batch: most often the same as of the one before."""
+        if senders != self._senders:
+            known, meet = self._known, self._meet
+            self._senders = senders
+            self._found = {sender: known.get(sender) or meet(sender) for sender in senders}
+            self._sources = {who.source for who in self._found.values()}
+        return self._found
 
     def _meet_again(self, sender: Any) -> Correspondent:
         """The opinion of the next datagram of a sender of whom not all are taken."""

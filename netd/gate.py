@@ -166,6 +166,19 @@ class Gate:
                 taken = rates.take_some(name, self._around.monotonic(), number)
         return (None if taken == number else "rate"), taken
 
+    def lend(self, source: str, most: int) -> int:
+        """Takes tokens for datagrams to come, of a source that is let in now: few of those that
+        there are, and `most` at most. How many that is; without a rate `most`."""
+        name, rates = self.judge(source)[1], self._datagram_rates
+        with self._lock:
+            return rates.take_part(name, self._around.monotonic(), most) if rates.any else most
+
+    def take_back(self, source: str, number: int) -> None:
+        """Puts back what was lent and not used."""
+        name = self.judge(source)[1]
+        with self._lock:
+            self._datagram_rates.give_back(name, self._around.monotonic(), number)
+
     def _admit(
         self, source: str, name: str, reason: str | None, rates: Rates, longest: float
     ) -> tuple[str | None, float]:

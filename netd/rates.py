@@ -17,6 +17,8 @@ BUSY_SOURCES = 16_384
 # Buckets for those beyond. Which one is a matter of a hash that nobody outside can know, so that a
 # flood from everywhere hits a bystander no more than one in so many.
 SHARED_BUCKETS = 256
+# Of the tokens that there are, one in so many may be taken ahead.
+PART = 16
 
 Burst = Annotated[int, Field(ge=1, le=1_000_000)]
 
@@ -188,6 +190,24 @@ class Rates:
         if mine < taken and everybody is not None:
             everybody.give_back(taken - mine)
         return mine
+
+    def take_part(self, name: str, now: float, most: int) -> int:
+        """Takes tokens of a source and of all, as many, but a small part of what there is, and
+        `most` at most; how many that is."""
+        buckets = self._buckets_of(name, now)
+        number = max(0, min(most, *(int(bucket.level(now) / PART) for bucket in buckets)))
+        for bucket in buckets:
+            bucket.take_some(now, number)
+        return number
+
+    def give_back(self, name: str, now: float, number: int) -> None:
+        """Puts tokens back that were taken so."""
+        for bucket in self._buckets_of(name, now):
+            bucket.give_back(number)
+
+    def _buckets_of(self, name: str, now: float) -> list[Bucket]:
+        mine = None if self._sources is None else self._sources.find(name, now)
+        return [bucket for bucket in (mine, self._all) if bucket is not None]
 
     def steps(self, name: str, now: float, longest: float) -> Iterator[Step]:
         """What `take` would find, and the level of the buckets."""

@@ -61,7 +61,7 @@ ROWS = [
     {"auth.userfile"},
     {"auth.keyring"},
     {"scram"},
-    {"frames", "replies", "challenge", "verifier", "hello"},
+    {"frames", "replies", "lease", "challenge", "verifier", "hello"},
     {"fields", "gate"},
     {"lines", "admission", "metrics", "events", "log", "document"},
     {"conditions"},
