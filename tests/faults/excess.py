@@ -162,16 +162,19 @@ FAULTS = [
         "echo to clients that never read", STANDARD,
         partial(_never_read, service="unread-echo", request=bytes(65_536), requests=1000),
         (Sessions("unread-echo", 100, "write_timeout"),),
+        alone=True,
     ),
     Fault(
         "chargen to clients that never read", STANDARD,
         partial(_never_read, service="unread-chargen", request=b"", requests=0),
         (Sessions("unread-chargen", 100, "write_timeout"),),
+        alone=True,
     ),
     Fault(
         "conversations with clients that never read", STANDARD,
         partial(_never_read, service="unread-lines", request=b"long\n", requests=20),
         (Sessions("unread-lines", 100, "write_timeout"),),
+        alone=True,
     ),
     Fault(
         "100 MB without a newline", STANDARD, _endless_line,
