@@ -21,7 +21,7 @@ from netd.arena import BATCH
 from netd.carrier import carrier_for
 from netd.gate import REMEMBERED_SOURCES
 from netd.identity import NOBODY
-from netd.lease import Leases
+from netd.lease import MANY, MANY_EACH, Lease
 from netd.replies import (
     FURTHER_REPLY,
     PROVEN_REPLY,
@@ -67,11 +67,15 @@ class Exchange:
         self._received: Callable[[bytes], object] = len  # nobody hears them yet
         self._who = Correspondent("", None, "broadcast", None)
         self._index = self._left = 0
-        self._leases = Leases(service.gate)
-        self._senders: set[Any] = set()
-        self._found: dict[Any, Correspondent] = {}
-        """Those of the latest batch that was judged, and what is known of them."""
-        self._sources: set[str] = set()
+        self._lease = Lease(service.gate)
+        self._leased: dict[Any, Correspondent] = {}
+        """The senders for whose sources the lease was granted."""
+        self._source: str | None = None
+        """That source, if it is but one, as most often."""
+        self._spent: Counter[Any] = Counter()
+        """By sender: the datagrams since then, where there are several sources."""
+        self._beside = 0
+        """Datagrams since then whose senders have no part in the lease."""
         self._partly: dict[str, tuple[str, int]] = {}
         """By source: why not all of its datagrams in the batch are taken, and how many are left
         that are."""
@@ -135,9 +139,14 @@ class Exchange:
         if self._guard.own_ports.numbers is not self._ports:
             self._ports = self._guard.own_ports.numbers
             known.clear()
-            self._senders = set()
+            self._settle()
         if not self.service.gate.is_plain:
-            known, meet = self._judge_all(batch), self._meet_again
+            if self._lease.covers(len(batch)):
+                if self._source is None:
+                    self._spent.update(map(_sender, batch))
+                known, meet = self._leased, self._meet_beside
+            else:
+                known, meet = self._judge_all(batch), self._meet_again
         answers: list[bytes | None] = []
         bytes_in = 0
         for data, sender in batch:
@@ -174,28 +183,48 @@ class Exchange:
     def _judge_all(self, batch: list[tuple[bytes, Any]]) -> dict[Any, Correspondent]:
         """Asks anew which datagrams are taken, for the hour, or a rate, matters too. The senders,
         but for those of whom some are and some are not: `_meet_again` tells which."""
-        found = self._find(set(map(_sender, batch)))
-        if len(self._sources) == 1:  # most often; and to count costs as much as all the rest
-            numbers = dict.fromkeys(self._sources, len(batch))
-        else:
-            numbers = Counter(found[sender].source for _, sender in batch)
+        self._settle()
+        known, meet = self._known, self._meet
+        counts = Counter(map(_sender, batch))
+        found = {sender: known.get(sender) or meet(sender) for sender in counts}
+        numbers: Counter[str] = Counter()
+        for sender, number in counts.items():
+            numbers[found[sender].source] += number
         self._partly.clear()
         for source, number in numbers.items():
-            reason, taken = self._leases.take(source, number)
+            reason, taken = self.service.gate.judge_datagrams(source, number)
             if reason is not None:
                 self._partly[source] = reason, taken
         if self._partly:
             return {who: each for who, each in found.items() if each.source not in self._partly}
+        if len(batch) >= max(MANY, MANY_EACH * len(numbers)):
+            self._lease.grant(numbers)
+            self._leased = found
+            self._source = next(iter(numbers)) if len(numbers) == 1 else None
         return found
 
-    def _find(self, senders: set[Any]) -> dict[Any, Correspondent]:
-        """What is known of the senders of a batch: most often the same as of the one before."""
-        if senders != self._senders:
-            known, meet = self._known, self._meet
-            self._senders = senders
-            self._found = {sender: known.get(sender) or meet(sender) for sender in senders}
-            self._sources = {who.source for who in self._found.values()}
-        return self._found
+    def _settle(self) -> None:
+        """Ends the lease, if there is one."""
+        leased, used = self._leased, Counter[str]()
+        if not leased:
+            return
+        if self._source is not None:
+            used[self._source] = self._lease.covered - self._beside
+        for sender in leased.keys() & self._spent.keys():
+            used[leased[sender].source] += self._spent[sender]
+        self._lease.settle(used)
+        self._leased, self._beside = {}, 0
+        self._spent.clear()
+
+    def _meet_beside(self, sender: Any) -> Correspondent:
+        """The opinion of a datagram whose sender has no part in the lease."""
+        self._beside += 1
+        who = self._known.get(sender) or self._meet(sender)
+        if who.refused is None:
+            reason, _ = self.service.gate.judge_datagrams(who.source, 1)
+            if reason is not None:
+                return Correspondent(who.address, reason, who.silent, who.bucket, who.source)
+        return who
 
     def _meet_again(self, sender: Any) -> Correspondent:
         """The opinion of the next datagram of a sender of whom not all are taken."""

@@ -1,54 +1,58 @@
 """Datagrams that a listener takes without asking the gate about each batch of them.
 
-To ask costs as much as to answer some datagrams. So who sends many is granted more for a moment,
-out of the buckets that limit it: never more than there is, and so little of it that nobody else
-misses it. What is not used goes back.
+To ask, and to count who has sent how many, costs as much as to answer some datagrams. So when many
+come, their sources are granted more for a moment, out of the buckets that limit them: never more
+than there is, and so little of it that nobody else misses it. What is not used goes back.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from time import monotonic
 
 from netd.gate import Gate
 
-# Datagrams in a batch of a source that is granted some ahead; to others their limits are exact.
+# Datagrams in a batch, and of each source in it on average, that are many. Where fewer come the
+# limits are exact.
 MANY = 16
-AHEAD = 1024
-# Seconds for which they are, and by which a ban may come late.
+MANY_EACH = 4
+AHEAD = 4096
+# Seconds for which a lease holds, and by which a ban may come late.
 LEASE = 0.02
 
 
-class Leases:
-    """What a gate has granted ahead, by source. For one thread alone."""
+class Lease:
+    """What a gate has granted some sources ahead. For one thread alone."""
 
     def __init__(self, gate: Gate) -> None:
         self._gate = gate
         self._rules = gate.rules
-        self._left: dict[str, int] = {}
+        self._granted: dict[str, int] = {}
+        self._least = 0
+        """Datagrams that may come before the first source can have used up what it was granted."""
+        self.covered = 0
+        """Datagrams that have come."""
         self._until = 0.0
 
-    def take(self, source: str, number: int) -> tuple[str | None, int]:
-        """How many of a source's next datagrams are taken, as `Gate.judge_datagrams` has it."""
-        if monotonic() < self._until and (left := self._left.get(source, 0) - number) >= 0:
-            self._left[source] = left
-            return None, number
-        return self._ask(source, number)
+    def covers(self, number: int) -> bool:
+        """Whether the next `number` datagrams may be taken, whichever of the sources send them."""
+        if self.covered + number > self._least or monotonic() >= self._until:
+            return False
+        self.covered += number
+        return True
 
-    def _ask(self, source: str, number: int) -> tuple[str | None, int]:
-        gate, now = self._gate, monotonic()
-        if now >= self._until or gate.rules is not self._rules:
-            self.give_back()
-            self._rules, self._until = gate.rules, now + LEASE
-        elif left := self._left.pop(source, 0):
-            gate.take_back(source, left)
-        reason, taken = gate.judge_datagrams(source, number)
-        if reason is None and number >= MANY:
-            self._left[source] = gate.lend(source, AHEAD)
-        return reason, taken
+    def grant(self, sources: Iterable[str]) -> None:
+        """Begins, for sources that are let in now. Before it the one before is to be settled."""
+        gate = self._gate
+        self._rules = gate.rules
+        self._granted = {source: gate.lend(source, AHEAD) for source in sources}
+        self._least, self.covered = min(self._granted.values()), 0
+        self._until = monotonic() + LEASE
 
-    def give_back(self) -> None:
-        """Gives back what is left; to other rules than it was granted by, nothing."""
+    def settle(self, used: Mapping[str, int]) -> None:
+        """Ends, and gives back what was granted and not used, by source; to other rules than it
+        was granted by, nothing."""
         if self._gate.rules is self._rules:
-            for source, left in self._left.items():
-                self._gate.take_back(source, left)
-        self._left.clear()
+            for source, granted in self._granted.items():
+                self._gate.take_back(source, granted - used.get(source, 0))
+        self._granted, self._least, self.covered = {}, 0, 0

@@ -510,6 +510,25 @@ def test_a_batch_is_taken_as_far_as_its_source_may(way: str) -> None:
         assert dict(tried.service.gate.refused) == {"rate": 2}
 
 
+@pytest.mark.parametrize("burst", [100, 700])
+def test_a_flood_is_answered_as_far_as_its_sources_may(way: str, burst: int) -> None:
+    """To the last datagram, though the gate is not asked about each batch of many."""
+    rate = {"rate": "1/h", "burst": burst}
+    with post(handler_for(way, echo), rate_per_source=rate) as tried:
+        clients = [tried.client((f"127.0.0.{host}", 0)) for host in (2, 2, 3)]
+        asked, answers = 0, [0, 0, 0]
+        for turn in range(30):
+            for client in clients:
+                for _ in range(32):
+                    client.send(b"%d" % turn)
+            asked += 32 * len(clients)
+            tried.settle(asked)
+            for which, client in enumerate(clients):
+                answers[which] += len(read_all(client))
+        assert (answers[0] + answers[1], answers[2]) == (burst, burst)
+        assert tried.service.gate.refused == {"rate": asked - 2 * burst}
+
+
 # -- who is heard
 
 
