@@ -29,23 +29,26 @@ _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close() sends an RST
 
 
 def _trickle(
-    target: Target, service: str, number: int, deadline: float, last_words: bytes
+    target: Target, service: str, deadline: float, last_words: bytes, apart: int = 1
 ) -> Mapping[str, int]:
-    """Sends a byte on each of many connections now and then, until netd has closed them all."""
+    """Sends a byte on each of 1,000 connections now and then, until netd has closed them all. They
+    come so many milliseconds `apart`, as over a network, and so do their deadlines."""
     opened: dict[int, tuple[socket.socket, float]] = {}
-    for _ in range(number):
-        sock = target.connect(service)
-        opened[sock.fileno()] = sock, monotonic()
-    poll = select.poll()
-    for fd in opened:
-        poll.register(fd, select.POLLIN)
-    received, said, next_byte = 0, dict.fromkeys(opened, b""), monotonic()
-    while opened:
+    poll, to_come = select.poll(), 1000
+    received, said, next_byte = 0, dict[int, bytes](), monotonic()
+    while opened or to_come:
+        if to_come:
+            to_come -= 1
+            sock = target.connect(service)
+            opened[sock.fileno()] = sock, monotonic()
+            said[sock.fileno()] = b""
+            poll.register(sock, select.POLLIN)
         if (now := monotonic()) >= next_byte:
             next_byte = now + 0.5
             for sock, _began in opened.values():
-                sock.send(b"a", socket.MSG_NOSIGNAL)
-        for fd, _ in poll.poll(100):
+                with suppress(ConnectionError):  # it was closed this moment
+                    sock.send(b"a", socket.MSG_NOSIGNAL)
+        for fd, _ in poll.poll(apart if to_come else 100):
             sock, began = opened[fd]
             data = _receive(sock)
             received += len(data)
@@ -54,10 +57,10 @@ def _trickle(
                 late = monotonic() - began - deadline
                 if abs(late) > 1:
                     raise LateError(f"closed {late:+.3f} s from its deadline")
+                assert said.pop(fd).lstrip(b"a") == last_words
                 poll.unregister(fd)
                 del opened[fd]
                 sock.close()
-    assert all(words.lstrip(b"a") == last_words for words in said.values())
     return {f"{service}.bytes_out": received}
 
 
@@ -177,13 +180,13 @@ _IDLE = b"error: idle timeout\r\n"
 FAULTS = [
     Fault(
         "slowloris, steps", STANDARD,
-        partial(_trickle, service="slow", number=1000, deadline=2, last_words=b""),
+        partial(_trickle, service="slow", deadline=2, last_words=b""),
         (Sessions("slow", 1000, "session_timeout"),),
         alone=True,
     ),
     Fault(
         "slowloris, conversations", STANDARD,
-        partial(_trickle, service="slow-lines", number=1000, deadline=2, last_words=_IDLE),
+        partial(_trickle, service="slow-lines", deadline=2, last_words=_IDLE),
         (Sessions("slow-lines", 1000, "idle_timeout"),),
         alone=True,
     ),
@@ -237,3 +240,12 @@ FAULTS = [
     ),
 ]  # fmt: skip
 """Rows of the table; see `faults`."""
+
+SOAKS = [
+    Fault(
+        "slowloris, conversations that end together", STANDARD,
+        partial(_trickle, service="slow-lines", deadline=2, last_words=_IDLE, apart=0),
+        (Sessions("slow-lines", 1000, "idle_timeout"),),
+    ),
+]  # fmt: skip
+"""The same, for a machine with nothing else to do."""

@@ -36,5 +36,11 @@ FAULTS: list[Fault] = [
     *handshakes.FAULTS,
 ]
 
-SOAKS: list[Fault] = [*masses.SOAKS, *links.SOAKS, *answers.SOAKS, *handshakes.SOAKS]
-"""Those that take minutes."""
+SOAKS: list[Fault] = [
+    *masses.SOAKS,
+    *streams.SOAKS,
+    *links.SOAKS,
+    *answers.SOAKS,
+    *handshakes.SOAKS,
+]
+"""Those that take minutes, or all of a machine."""
