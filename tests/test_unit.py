@@ -21,11 +21,20 @@ from netd.unit import Unit
 class Waiting(RequestHandler):
     """Keeps the serving loop from coming round until it is told to go on."""
 
-    go_on = threading.Event()
+    begun, go_on = threading.Event(), threading.Event()
 
     def data_received(self, data: bytes) -> None:
+        self.begun.set()
         self.go_on.wait(PATIENCE)
         self.send(data)
+
+
+def stick(client: socket.socket) -> None:
+    """Has the loop that serves a client stand still from now on."""
+    Waiting.begun.clear()
+    Waiting.go_on.clear()
+    client.sendall(b"hello")
+    assert Waiting.begun.wait(PATIENCE)
 
 
 @contextmanager
@@ -100,11 +109,10 @@ def test_a_unit_that_was_not_started_can_be_closed() -> None:
 
 def test_the_pulse_of_a_loop_is_felt_beside_the_watchdog() -> None:
     """Whoever asks learns how long the loop has been silent; the watchdog's own question stays."""
-    Waiting.go_on.clear()
     with started(Waiting) as (unit, client):
         assert unit.pulse is not None
         assert unit.pulse.beats(PATIENCE)
-        client.sendall(b"hello")
+        stick(client)
         wait_until(lambda: unit.pulse is not None and unit.pulse.silence() > 0.02)
         assert not unit.pulse.beats(0.03)
         wait_until(unit.is_stuck)
@@ -137,9 +145,8 @@ def test_a_loop_that_comes_round_is_not_stuck() -> None:
 
 def test_a_loop_that_stands_still_is_stuck_until_it_goes_on() -> None:
     """It is known from the second time on that this is asked."""
-    Waiting.go_on.clear()
     with started(Waiting) as (unit, client):
-        client.sendall(b"hello")
+        stick(client)
         wait_until(unit.is_stuck)
         assert unit.is_stuck()
         Waiting.go_on.set()
@@ -149,9 +156,8 @@ def test_a_loop_that_stands_still_is_stuck_until_it_goes_on() -> None:
 
 def test_a_thread_that_wakes_up_after_the_end_ends_quietly() -> None:
     """A loop that was stuck when its unit was closed finds that there is nothing left to do."""
-    Waiting.go_on.clear()
     with started(Waiting) as (unit, client):
-        client.sendall(b"hello")
+        stick(client)
         wait_until(unit.is_stuck)
         unit.stop()
         unit.close(monotonic())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import select
 import socket
@@ -120,6 +121,8 @@ def _far_end(pid: int, client: socket.socket) -> socket.socket:
     try:
         for fd in map(int, os.listdir(f"/proc/{pid}/fd")):
             copy = ctypes.CDLL(None, use_errno=True).syscall(_PIDFD_GETFD, pidfd, fd, 0)
+            if copy < 0 and ctypes.get_errno() == errno.EBADF:
+                continue  # it was closed meanwhile
             if copy < 0:
                 raise OSError(ctypes.get_errno(), "pidfd_getfd")
             try:
