@@ -146,48 +146,42 @@ def survive(fault: Fault, target: Target) -> None:
     with target.clients:
         told = fault.provoke(target) or {}
     slowest, sent_away = target.canary.stop()
-    growth: Counter[str] = Counter()
     if fault.status is None:
         assert not sent_away, "the canary was sent away"
-        _is_at_rest(target)
-        if fault.counters is not None:
-            growth = _growth(target, before)
+        _come_to_rest(fault, target, before, told)
     else:
         assert target.netd.wait() == fault.status
     _check_log(fault, target.log(mark))
-    if fault.counters is not None and fault.status is None:
-        _check_counters(fault, growth, told)
     if slowest > LATE:
         raise LateError(f"the canary was answered after {slowest:.3f} s")
 
 
-def _is_at_rest(target: Target) -> None:
-    """Asserts that descriptors and threads are soon as many as before."""
+def _come_to_rest(
+    fault: Fault, target: Target, before: Counter[str], told: Mapping[str, int]
+) -> None:
+    """Asserts that descriptors and threads are soon as many as before, and counters what they
+    should be: a busy daemon may still be taking in clients that are gone already."""
+
+    def differences() -> str:
+        if (now := target.footprint()) != target.rest:
+            return f"{now} {BACK} s after the end, and {target.rest} at rest"
+        if fault.counters is None:
+            return ""
+        return _differences("growth of counters", _growth(target, before), expected)
+
+    expected = _sum(fault.counters or {}, *(end.counters for end in fault.ends)) | dict(told)
     with suppress(AssertionError):  # which would not tell what differs
-        wait_until(lambda: target.footprint() == target.rest, BACK)
-    now = target.footprint()
-    assert now == target.rest, f"{now} {BACK} s after the end, and {target.rest} at rest"
+        wait_until(lambda: not differences(), BACK)
+    found = differences()
+    assert not found, found
 
 
-def _growth(target: Target, before: Counter[str]) -> Counter[str]:
-    """By how much the counters have grown, once all sessions have been released: the gate hears of
-    one that is closed a moment later."""
-
-    def growth() -> Counter[str] | None:
-        found = target.counters()
-        found.subtract(before)
-        is_open = any(
-            number
-            for name, number in found.items()
-            if name.endswith(".open") and not name.startswith(("canary.", "netd."))
-        )
-        last.append(found)
-        return None if is_open else found
-
-    last: list[Counter[str]] = []
-    with suppress(AssertionError):  # which would not tell what differs
-        return wait_until(growth, BACK)
-    return last[-1]
+def _growth(target: Target, before: Counter[str]) -> dict[str, int]:
+    """By how much the counters have grown that a fault can move."""
+    found = target.counters()
+    found.subtract(before)
+    ours = ("canary.", "netd.open", "netd.threads", "netd.log_lines_waiting")
+    return {name: number for name, number in found.items() if not name.startswith(ours)}
 
 
 def _sum(*parts: Mapping[str, int]) -> dict[str, int]:
@@ -209,21 +203,15 @@ def _check_log(fault: Fault, lines: list[str]) -> None:
         else:
             found[kind] += 1
     assert not strange, "lines in the log that nothing accounts for:\n" + "\n".join(strange[:50])
-    _are_equal("lines in the log", found, expected)
+    wrong = _differences("lines in the log", found, expected)
+    assert not wrong, wrong
 
 
-def _check_counters(fault: Fault, growth: Counter[str], told: Mapping[str, int]) -> None:
-    expected = _sum(fault.counters or {}, *(end.counters for end in fault.ends)) | dict(told)
-    ours = ("canary.", "netd.open", "netd.threads", "netd.log_lines_waiting")
-    moved = {name: number for name, number in growth.items() if not name.startswith(ours)}
-    _are_equal("growth of counters", moved, expected)
-
-
-def _are_equal(what: str, found: Mapping[str, int], expected: Mapping[str, int]) -> None:
-    """Asserts that two countings agree; what one does not name is 0."""
+def _differences(what: str, found: Mapping[str, int], expected: Mapping[str, int]) -> str:
+    """How two countings differ, in lines; "" if they agree. What one does not name is 0."""
     faults = [
         f"{name}: {found.get(name, 0)}, and {expected.get(name, 0)} expected"
         for name in {**found, **expected}
         if expected.get(name, 0) != found.get(name, 0)
     ]
-    assert not faults, f"{what}:\n" + "\n".join(faults)
+    return f"{what}:\n" + "\n".join(faults) if faults else ""
