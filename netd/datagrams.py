@@ -217,9 +217,13 @@ class Exchange:
         self._spent.clear()
 
     def _meet_beside(self, sender: Any) -> Correspondent:
-        """The opinion of a datagram whose sender has no part in the lease."""
-        self._beside += 1
+        """The opinion of a datagram whose sender has no part in the lease yet; it is given one if
+        its source has, as it may send from several ports."""
         who = self._known.get(sender) or self._meet(sender)
+        if self._lease.includes(who.source) and len(self._leased) < REMEMBERED_SOURCES:
+            self._leased[sender] = who
+            return who
+        self._beside += 1
         if who.refused is None:
             reason, _ = self.service.gate.judge_datagrams(who.source, 1)
             if reason is not None:

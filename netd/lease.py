@@ -41,6 +41,10 @@ class Lease:
         self.covered += number
         return True
 
+    def includes(self, source: str) -> bool:
+        """Whether it was granted for this source."""
+        return source in self._granted
+
     def grant(self, sources: Iterable[str]) -> None:
         """Begins, for sources that are let in now. Before it the one before is to be settled."""
         gate = self._gate

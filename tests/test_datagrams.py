@@ -20,7 +20,7 @@ from harness import wait_until
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from netd import arena
+from netd import arena, lease
 from netd.admission import Admission
 from netd.errors import ProtocolError
 from netd.gate import REMEMBERED_SOURCES, Gate
@@ -527,6 +527,36 @@ def test_a_flood_is_answered_as_far_as_its_sources_may(way: str, burst: int) -> 
                 answers[which] += len(read_all(client))
         assert (answers[0] + answers[1], answers[2]) == (burst, burst)
         assert tried.service.gate.refused == {"rate": asked - 2 * burst}
+
+
+def test_the_ports_of_a_source_share_what_it_was_granted(
+    in_place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gate is asked about a batch of many from one of them, then not about each datagram of
+    the others; and what all of them used is counted."""
+    monkeypatch.setattr(lease, "LEASE", 3600.0)
+    rate = {"rate": "1/h", "burst": 10_000}
+    with post(handler_for(in_place, echo), rate_per_source=rate) as tried:
+        gate, asked = tried.service.gate, []
+        judge = gate.judge_datagrams
+        monkeypatch.setattr(
+            gate, "judge_datagrams", lambda *args: asked.append(args) or judge(*args)
+        )
+        many, others = tried.client(), [tried.client() for _ in range(5)]
+        other_source = tried.client(("127.0.0.2", 0))
+        for _ in range(32):
+            many.send(b"many")
+        tried.settle(32)
+        for client in (*others, *others, other_source):
+            client.send(b"one")
+        tried.settle(43)
+        assert asked == [("127.0.0.1", 32), ("127.0.0.2", 1)]
+        assert [len(read_all(client)) for client in (many, *others, other_source)] == [
+            32, 2, 2, 2, 2, 2, 1,
+        ]  # fmt: skip
+        tried.server._exchange._settle()
+        assert judge("127.0.0.1", 10_000)[1] == 10_000 - 42
+        assert judge("127.0.0.2", 10_000)[1] == 10_000 - 1
 
 
 # -- who is heard
