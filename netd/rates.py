@@ -61,10 +61,7 @@ class Bucket:
 
     def take(self, now: float) -> bool:
         """Takes a token, if there is one, at the given time in seconds."""
-        tokens = self.level(now)
-        self._stamp = now
-        self._tokens = tokens - 1 if (taken := tokens >= 1) else tokens
-        return taken
+        return self.take_some(now, 1) == 1
 
     def take_some(self, now: float, number: int) -> int:
         """Takes as many tokens as there are, `number` at most: how many that is."""
@@ -87,7 +84,9 @@ class Bucket:
     def reserve(self, now: float, longest: float) -> float | None:
         """Takes a token that is there in `longest` seconds at most. Seconds until it is; None, and
         it is not taken, when that would be later."""
-        tokens = self.level(now)
+        tokens = self._tokens + (now - self._stamp) * self.rate
+        if tokens > self.burst:
+            tokens = self.burst
         wait = 0.0 if tokens >= 1 else (1 - tokens) / self.rate
         if wait > longest:
             return None
@@ -171,13 +170,13 @@ class Rates:
         too often use up what is there for all, nor a service that is too busy what is there for
         one source."""
         everybody = self._all
-        if everybody is not None and everybody.level(now) < 1:
+        if everybody is not None and not everybody.take(now):
             return None
-        wait: float | None = 0.0
-        if self._sources is not None:
-            wait = self._sources.find(name, now).reserve(now, longest)
-        if wait is not None and everybody is not None:
-            everybody.take(now)
+        if self._sources is None:
+            return 0.0
+        wait = self._sources.find(name, now).reserve(now, longest)
+        if wait is None and everybody is not None:
+            everybody.give_back(1)
         return wait
 
     def take_some(self, name: str, now: float, number: int) -> int:
