@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from harness import CHECKOUT, run_netd, wait_until
+from harness import CHECKOUT, ask, run_netd, wait_until
 
 from faults.fault import Setup
 from faults.target import Target
@@ -128,11 +128,13 @@ def running_unheard(*command: str, **how: Any) -> Iterator[Target]:
         for name, path in UNHEARD.items():
             target.addresses[name] = [Address("unix", str(folder / path))]
         wait_until(lambda: _is_listening(folder / UNHEARD["lines"]))
-        with closing(target.connect("lines", scheme="unix")) as client:
-            client.sendall(b"ab\n")
-            assert client.recv(3) == b"ba\n"
-        # The last service is at work, hence all are. Left are main, the log, the control socket,
-        # one for each.
+        assert ask(target.connect("lines", scheme="unix"), b"ab\n") == b"ba\n"
+        # The control socket is the last that is served: it has begun with all when it answers.
+        target.addresses["control"] = [Address("unix", str(folder / "control.sock"))]
+        request = b'{"netd": 1, "command": "list"}\n'
+        assert b'"ok":true' in ask(target.connect("control", scheme="unix"), request)
+        target.hang_up()
+        # Left are main, the log, the control socket, one for each service.
         wait_until(lambda: target.footprint().threads == 3 + len(UNHEARD))
         target.settle()
         yield target
