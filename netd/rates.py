@@ -84,9 +84,7 @@ class Bucket:
     def reserve(self, now: float, longest: float) -> float | None:
         """Takes a token that is there in `longest` seconds at most. Seconds until it is; None, and
         it is not taken, when that would be later."""
-        tokens = self._tokens + (now - self._stamp) * self.rate
-        if tokens > self.burst:
-            tokens = self.burst
+        tokens = self.level(now)
         wait = 0.0 if tokens >= 1 else (1 - tokens) / self.rate
         if wait > longest:
             return None
