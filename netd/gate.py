@@ -131,26 +131,16 @@ class Gate:
 
     def admit(self, source: str) -> str | None:
         """Lets a connection in: None; or the reason word why not. Never blocks."""
-        reason, name = self.judge(source)
-        if not self._is_plain or self._bans.any or self._penalties.any:
-            return self._admit(source, name, reason, self._rates, 0.0)[0]
-        with self._lock:
-            if reason is None:
-                reason = self._enter(name)
-            if reason is not None:
-                self.refused[reason] += 1
-        return reason
+        return self._admit(source, self._rates, 0.0)[0]
 
     def admit_within(self, source: str, longest: float) -> tuple[str | None, float]:
         """As `admit`, and the seconds, `longest` at most, that the connection has to wait before
         it is served. It is in from now on, and counts."""
-        reason, name = self.judge(source)
-        return self._admit(source, name, reason, self._rates, longest)
+        return self._admit(source, self._rates, longest)
 
     def admit_datagram(self, source: str) -> str | None:
         """As `admit`, for a datagram whose handler has a thread."""
-        reason, name = self.judge(source)
-        return self._admit(source, name, reason, self._datagram_rates, 0.0)[0]
+        return self._admit(source, self._datagram_rates, 0.0)[0]
 
     def judge_datagrams(self, source: str, number: int) -> tuple[str | None, int]:
         """How many of a source's next datagrams are taken, `number` at most; their tokens are
@@ -179,57 +169,49 @@ class Gate:
         with self._lock:
             self._datagram_rates.give_back(name, self._around.monotonic(), number)
 
-    def _admit(
-        self, source: str, name: str, reason: str | None, rates: Rates, longest: float
-    ) -> tuple[str | None, float]:
+    def _admit(self, source: str, rates: Rates, longest: float) -> tuple[str | None, float]:
+        reason, name = self.judge(source)
         if reason is None and (self._has_conditions or self._bans.any or self._penalties.any):
             reason = self._conditions.refusal(source, name)
+        total, most = self._total, self._source_limit
         delay: float | None = 0.0
         with self._lock:
-            reason = reason or self._enter(name)
-            if reason is None and rates.any:
-                delay = rates.take(name, self._around.monotonic(), longest)
-            if delay is None:
-                reason = "rate"
-                self.admitted -= 1
-                self._leave(name)
+            if reason is None:
+                if self._limit is not None and self.open >= self._limit:
+                    reason = "service_limit"
+                elif total.limit is not None and total.open >= total.limit:
+                    reason = total.reason
+                elif most is not None and (here := self._per_source.get(name, 0)) >= most:
+                    reason = "per_source_limit"
+                elif (
+                    rates.any
+                    and (delay := rates.take(name, self._around.monotonic(), longest)) is None
+                ):
+                    reason = "rate"
             if reason is not None:
                 self.refused[reason] += 1
-        return reason, delay or 0.0
-
-    def _enter(self, name: str) -> str | None:
-        """Takes a place, if there is one: None; or the reason word why there is none."""
-        total = self._total
-        if self._limit is not None and self.open >= self._limit:
-            return "service_limit"
-        if total.limit is not None and total.open >= total.limit:
-            return total.reason
-        if self._source_limit is not None:
-            here = self._per_source.get(name, 0)
-            if here >= self._source_limit:
-                return "per_source_limit"
-            self._per_source[name] = here + 1
-        self.open += 1
-        self.admitted += 1
-        total.open += 1
-        return None
-
-    def _leave(self, name: str) -> None:
-        self.open -= 1
-        self._total.open -= 1
-        if self._source_limit is not None:
-            here = self._per_source.pop(name, 0) - 1
-            if here > 0:
-                self._per_source[name] = here
+                return reason, 0.0
+            if most is not None:
+                self._per_source[name] = here + 1
+            self.open += 1
+            self.admitted += 1
+            total.open += 1
+        return None, delay or 0.0
 
     def release(self, source: str) -> None:
         """Takes note that an admitted connection has ended."""
-        waiting: set[Callable[[], None]] | None = None
         with self._lock:
-            self._leave(self.judge(source)[1])
-            if self._waiting:
-                waiting, self._waiting = self._waiting, set()
-        for call in waiting or ():
+            self.open -= 1
+            self._total.open -= 1
+            if self._source_limit is not None:
+                name = self.judge(source)[1]
+                here = self._per_source.pop(name, 0) - 1
+                if here > 0:
+                    self._per_source[name] = here
+            if not self._waiting:
+                return
+            waiting, self._waiting = self._waiting, set()
+        for call in waiting:
             call()
 
     def revoke(self, source: str, reason: str) -> None:

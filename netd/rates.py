@@ -84,11 +84,14 @@ class Bucket:
     def reserve(self, now: float, longest: float) -> float | None:
         """Takes a token that is there in `longest` seconds at most. Seconds until it is; None, and
         it is not taken, when that would be later."""
-        tokens = self.level(now)
-        wait = 0.0 if tokens >= 1 else (1 - tokens) / self.rate
-        if wait > longest:
+        tokens = self._tokens + (now - self._stamp) * self.rate
+        if tokens > self.burst:
+            tokens = self.burst
+        if tokens >= 1.0:
+            wait = 0.0
+        elif (wait := (1.0 - tokens) / self.rate) > longest:
             return None
-        self._tokens, self._stamp = tokens - 1, now
+        self._tokens, self._stamp = tokens - 1.0, now
         return wait
 
     def is_full(self, now: float) -> bool:
@@ -168,7 +171,7 @@ class Rates:
         too often use up what is there for all, nor a service that is too busy what is there for
         one source."""
         everybody = self._all
-        if everybody is not None and not everybody.take(now):
+        if everybody is not None and everybody.reserve(now, 0.0) is None:
             return None
         if self._sources is None:
             return 0.0

@@ -88,9 +88,7 @@ class _StreamServing(Entrance, Shortage):
 
     def _ask_gate(self, origin: str) -> tuple[str | None, float]:
         gate = self.service.gate
-        if gate.delays:
-            return gate.admit_within(origin, self._delayed.patience)
-        return gate.admit(origin), 0.0
+        return gate.admit_within(origin, self._delayed.patience if gate.delays else 0.0)
 
     def _open(self, request: Any, client_address: Any, origin: str) -> tuple[Any, Connection]:
         if self._in_steps:
