@@ -9,7 +9,7 @@ import statistics
 import struct
 from contextlib import suppress
 from functools import partial
-from time import monotonic
+from time import monotonic, sleep
 
 from harness import PATIENCE, ask, read_all, read_exactly
 
@@ -75,7 +75,7 @@ def _never_read(target: Target, service: str, request: bytes, requests: int) -> 
                     client.sendall(request)
             stuck[client.fileno()] = client, monotonic()
             poll.register(client, 0)
-        filled = monotonic()
+        filled = _filled(target, service)
         while stuck:
             ready = poll.poll(PATIENCE * 1000)
             assert ready, f"{len(stuck)} clients are never cut"
@@ -84,10 +84,25 @@ def _never_read(target: Target, service: str, request: bytes, requests: int) -> 
                 _was_cut(*stuck.pop(fd), filled)
 
 
+def _filled(target: Target, service: str) -> float:
+    """Waits until netd has taken and sent what it can, which for hundreds of megabytes of memory
+    that nobody has used before may be seconds. When that was."""
+    moved, at = -1, 0.0
+    while (now := _moved(target, service)) != moved:
+        moved, at = now, monotonic()
+        sleep(0.2)
+    return at
+
+
+def _moved(target: Target, service: str) -> int:
+    counters = target.counters()
+    return counters[f"{service}.bytes_in"] + counters[f"{service}.bytes_out"]
+
+
 def _was_cut(client: socket.socket, since: float, filled: float) -> None:
     """Asserts that a client was reset a second after it was stuck, as write_timeout says. That it
     cannot send was seen at `since`; for netd, which may yet have the others' megabytes to take, it
-    is stuck later, but soon after all are `filled`."""
+    is stuck later, and all are by `filled`."""
     now = monotonic()
     # By a reset, after which the kernel keeps nothing for it either.
     assert client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNRESET
