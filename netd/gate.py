@@ -131,16 +131,44 @@ class Gate:
 
     def admit(self, source: str) -> str | None:
         """Lets a connection in: None; or the reason word why not. Never blocks."""
-        return self._admit(source, self._rates, 0.0)[0]
-
-    def admit_within(self, source: str, longest: float) -> tuple[str | None, float]:
-        """As `admit`, and the seconds, `longest` at most, that the connection has to wait before
-        it is served. It is in from now on, and counts."""
-        return self._admit(source, self._rates, longest)
+        return self.admit_within(source)[0]
 
     def admit_datagram(self, source: str) -> str | None:
         """As `admit`, for a datagram whose handler has a thread."""
-        return self._admit(source, self._datagram_rates, 0.0)[0]
+        return self.admit_within(source, datagram=True)[0]
+
+    def admit_within(
+        self, source: str, longest: float = 0.0, datagram: bool = False
+    ) -> tuple[str | None, float]:
+        """As `admit`, and the seconds, `longest` at most, that the connection has to wait before
+        it is served. It is in from now on, and counts."""
+        reason, name = self.judge(source)
+        if reason is None and (self._has_conditions or self._bans.any or self._penalties.any):
+            reason = self._conditions.refusal(source, name)
+        rates = self._datagram_rates if datagram else self._rates
+        total, delay = self._total, 0.0
+        with self._lock:
+            most = self._source_limit
+            if reason is not None:
+                pass
+            elif self._limit is not None and self.open >= self._limit:
+                reason = "service_limit"
+            elif total.limit is not None and total.open >= total.limit:
+                reason = total.reason
+            elif most is not None and (here := self._per_source.get(name, 0)) >= most:
+                reason = "per_source_limit"
+            elif rates.any:
+                wait = rates.take(name, self._around.monotonic(), longest)
+                reason, delay = ("rate", 0.0) if wait is None else (None, wait)
+            if reason is not None:
+                self.refused[reason] += 1
+                return reason, 0.0
+            if most is not None:
+                self._per_source[name] = here + 1
+            self.open += 1
+            self.admitted += 1
+            total.open += 1
+        return None, delay
 
     def judge_datagrams(self, source: str, number: int) -> tuple[str | None, int]:
         """How many of a source's next datagrams are taken, `number` at most; their tokens are
@@ -168,35 +196,6 @@ class Gate:
         name = self.judge(source)[1]
         with self._lock:
             self._datagram_rates.give_back(name, self._around.monotonic(), number)
-
-    def _admit(self, source: str, rates: Rates, longest: float) -> tuple[str | None, float]:
-        reason, name = self.judge(source)
-        if reason is None and (self._has_conditions or self._bans.any or self._penalties.any):
-            reason = self._conditions.refusal(source, name)
-        total, most = self._total, self._source_limit
-        delay: float | None = 0.0
-        with self._lock:
-            if reason is None:
-                if self._limit is not None and self.open >= self._limit:
-                    reason = "service_limit"
-                elif total.limit is not None and total.open >= total.limit:
-                    reason = total.reason
-                elif most is not None and (here := self._per_source.get(name, 0)) >= most:
-                    reason = "per_source_limit"
-                elif (
-                    rates.any
-                    and (delay := rates.take(name, self._around.monotonic(), longest)) is None
-                ):
-                    reason = "rate"
-            if reason is not None:
-                self.refused[reason] += 1
-                return reason, 0.0
-            if most is not None:
-                self._per_source[name] = here + 1
-            self.open += 1
-            self.admitted += 1
-            total.open += 1
-        return None, delay or 0.0
 
     def release(self, source: str) -> None:
         """Takes note that an admitted connection has ended."""

@@ -106,28 +106,29 @@ class Buckets:
         """At most `limit` sources have one of their own, the others share `shared` more."""
         self.rate, self.burst = rate, burst
         self._limit, self._number_shared = limit, shared
-        self._buckets: OrderedDict[str, Bucket] = OrderedDict()
+        self.own: OrderedDict[str, Bucket] = OrderedDict()
+        """The buckets of those who have one, to be asked before `find`, being quick."""
         self._shared: dict[int, Bucket] = {}
 
     def __len__(self) -> int:
-        return len(self._buckets) + len(self._shared)
+        return len(self.own) + len(self._shared)
 
     def find(self, name: str, now: float) -> Bucket:
         """The bucket of a source; it is new and full for one that has none yet."""
-        if (bucket := self._buckets.get(name)) is not None:
+        if (bucket := self.own.get(name)) is not None:
             return bucket
         # So many at once are a flood. A bucket of its own for each, in the place of another,
         # would let a source come back to a full one, again and again.
-        if len(self._buckets) >= self._limit and not self._forget_one(now):
+        if len(self.own) >= self._limit and not self._forget_one(now):
             return self._shared.setdefault(self._share(name), self._new(now))
-        bucket = self._buckets[name] = self._new(now)
+        bucket = self.own[name] = self._new(now)
         return bucket
 
     def look_up(self, name: str, now: float) -> Bucket:
         """As `find`, but nothing is remembered by it."""
-        if (bucket := self._buckets.get(name)) is not None:
+        if (bucket := self.own.get(name)) is not None:
             return bucket
-        shared = self._shared.get(self._share(name)) if len(self._buckets) >= self._limit else None
+        shared = self._shared.get(self._share(name)) if len(self.own) >= self._limit else None
         return shared or self._new(now)
 
     def _new(self, now: float) -> Bucket:
@@ -138,11 +139,11 @@ class Buckets:
 
     def _forget_one(self, now: float) -> bool:
         """Forgets the source at the head of the queue, if its bucket is as good as a new one."""
-        name, bucket = next(iter(self._buckets.items()))
+        name, bucket = next(iter(self.own.items()))
         if bucket.is_full(now):
-            del self._buckets[name]
+            del self.own[name]
             return True
-        self._buckets.move_to_end(name)
+        self.own.move_to_end(name)
         return False
 
 
@@ -173,9 +174,10 @@ class Rates:
         everybody = self._all
         if everybody is not None and everybody.reserve(now, 0.0) is None:
             return None
-        if self._sources is None:
+        if (sources := self._sources) is None:
             return 0.0
-        wait = self._sources.find(name, now).reserve(now, longest)
+        mine = sources.own.get(name) or sources.find(name, now)
+        wait = mine.reserve(now, longest)
         if wait is None and everybody is not None:
             everybody.give_back(1)
         return wait
