@@ -1,6 +1,6 @@
 """Connections on their way to their handler, where something comes before it (`netd.prelude`).
 
-    verify_request → Prelude: announcement → gate.admit → stages → process_request
+    verify_request → Prelude: announcement → gate.admit_within → stages → process_request
 
 A prelude is in `sessions` from the first. Until the gate has let it in it is no session yet: it
 ends as a refusal. One that ends after that, because a stage turned the client away, is counted as

@@ -1,9 +1,9 @@
 """Who may come in: access rules and limits of one service.
 
-Each connection passes `Gate.admit` once on its way in and `Gate.release` once on its way out,
-whatever its transport. A datagram that is answered in place opens nothing, so it passes
-`Gate.judge` alone, and `Gate.judge_datagrams` where more than its address matters; what may answer
-it is decided in `netd.replies`.
+Each connection passes `Gate.admit_within` once on its way in (`Gate.admit` where it cannot wait)
+and `Gate.release` once on its way out, whatever its transport. A datagram that is answered in place
+opens nothing, so it passes `Gate.judge` alone, and `Gate.judge_datagrams` where more than its
+address matters; what may answer it is decided in `netd.replies`.
 
 Every refusal has one reason word, the same in the log, in the counters and in `banner_fail`. The
 rules in their order, as `Gate.explain` shows them:
@@ -130,7 +130,7 @@ class Gate:
     # -- connections
 
     def admit(self, source: str) -> str | None:
-        """Lets a connection in: None; or the reason word why not. Never blocks."""
+        """Lets a connection in that cannot wait: None; or the reason word why not. Never blocks."""
         return self.admit_within(source)[0]
 
     def admit_datagram(self, source: str) -> str | None:
@@ -140,8 +140,8 @@ class Gate:
     def admit_within(
         self, source: str, longest: float = 0.0, datagram: bool = False
     ) -> tuple[str | None, float]:
-        """As `admit`, and the seconds, `longest` at most, that the connection has to wait before
-        it is served. It is in from now on, and counts."""
+        """Lets a connection in: None, and the seconds, `longest` at most, that it has to wait
+        before it is served; or the reason word why not, and 0. It is in from now on, and counts."""
         reason, name = self.judge(source)
         if reason is None and (self._has_conditions or self._bans.any or self._penalties.any):
             reason = self._conditions.refusal(source, name)

@@ -4,7 +4,7 @@ They keep the constructor and the hooks of the standard library, so that a handl
 runs on them unchanged. What they add: admission, deadlines, bounded threads, counters, and for
 handlers that never block a serving loop in place of a thread for each connection.
 
-    accept → get_request → verify_request → gate.admit → process_request
+    accept → get_request → verify_request → gate.admit_within → process_request
                                             ├ steps: finish_request, on the serving loop
                                             └ else: process_request_thread → finish_request
     … → shutdown_request → close_request: count, log, close, gate.release
