@@ -84,6 +84,7 @@ class Bucket:
     def reserve(self, now: float, longest: float) -> float | None:
         """Takes a token that is there in `longest` seconds at most. Seconds until it is; None, and
         it is not taken, when that would be later."""
+        # As `level` has it, without the call: each connection comes by here, for each rate.
         tokens = self._tokens + (now - self._stamp) * self.rate
         if tokens > self.burst:
             tokens = self.burst

@@ -9,7 +9,7 @@ import statistics
 import struct
 from contextlib import suppress
 from functools import partial
-from time import monotonic, sleep
+from time import monotonic
 
 from harness import PATIENCE, ask, read_all, read_exactly
 
@@ -75,40 +75,26 @@ def _never_read(target: Target, service: str, request: bytes, requests: int) -> 
                     client.sendall(request)
             stuck[client.fileno()] = client, monotonic()
             poll.register(client, 0)
-        filled = _filled(target, service)
+        filled, before = monotonic(), target.kernel_time()
         while stuck:
             ready = poll.poll(PATIENCE * 1000)
             assert ready, f"{len(stuck)} clients are never cut"
             for fd, _ in ready:
                 poll.unregister(fd)
-                _was_cut(*stuck.pop(fd), filled)
+                _was_cut(*stuck.pop(fd), filled, target.kernel_time() - before)
 
 
-def _filled(target: Target, service: str) -> float:
-    """Waits until netd has taken and sent what it can, which for hundreds of megabytes of memory
-    that nobody has used before may be seconds. When that was."""
-    moved, at = -1, 0.0
-    while (now := _moved(target, service)) != moved:
-        moved, at = now, monotonic()
-        sleep(0.2)
-    return at
-
-
-def _moved(target: Target, service: str) -> int:
-    counters = target.counters()
-    return counters[f"{service}.bytes_in"] + counters[f"{service}.bytes_out"]
-
-
-def _was_cut(client: socket.socket, since: float, filled: float) -> None:
+def _was_cut(client: socket.socket, since: float, filled: float, kernel: float) -> None:
     """Asserts that a client was reset a second after it was stuck, as write_timeout says. That it
     cannot send was seen at `since`; for netd, which may yet have the others' megabytes to take, it
-    is stuck later, and all are by `filled`."""
+    is stuck later, but soon after all are `filled`. What the `kernel` took to copy those, and to
+    find memory for them, in seconds, is not netd's."""
     now = monotonic()
     # By a reset, after which the kernel keeps nothing for it either.
     assert client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNRESET
     assert now - since >= 0.5
-    if now - filled > 2:
-        raise LateError(f"cut after {now - filled:.3f} s")
+    if now - filled - kernel > 2:
+        raise LateError(f"cut after {now - filled:.3f} s, {kernel:.3f} s of them the kernel's")
 
 
 def _endless_line(target: Target) -> None:

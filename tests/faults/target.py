@@ -138,6 +138,11 @@ class Target:
         # The clock of another process, as clock_getcpuclockid(3) makes its number.
         return time.clock_gettime(~self.pid << 3 | 2)
 
+    def kernel_time(self) -> float:
+        """Seconds of it that the kernel used for it (`stime` in proc_pid_stat(5))."""
+        fields = Path("/proc", str(self.pid), "stat").read_text().rpartition(")")[2].split()
+        return int(fields[12]) / os.sysconf("SC_CLK_TCK")
+
     def memory(self) -> int:
         """Bytes of it that are in memory (VmRSS)."""
         return self._status("VmRSS")
