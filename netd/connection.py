@@ -40,7 +40,7 @@ _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 def peer_text(request: socket.socket, client_address: Any) -> str:
     """A peer as the log names it: `192.0.2.1:5000`, `[2001:db8::1]:5000`, `unix:uid=0,pid=17`."""
     if isinstance(client_address, tuple):
-        host, port = client_address[:2]
+        host, port = client_address[0], client_address[1]
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     pid, uid, _gid = peer_credentials(request)
     return f"unix:uid={uid},pid={pid}"
@@ -165,8 +165,9 @@ class Connection:
         bytes_in, bytes_out = self.bytes_in, self.bytes_out
         # From now on they are in the totals, and whoever adds up open sessions finds them once.
         self.bytes_in = self.bytes_out = 0
+        peer = self._peer or peer_text(self.request, self.client_address)
         self.service.finish(
-            self.number, self.peer, self.began, bytes_in, bytes_out, reason, self.identity.user
+            self.number, peer, self.began, bytes_in, bytes_out, reason, self.identity.user
         )
 
 

@@ -61,12 +61,18 @@ _KEEP_ALIVE = {
 
 
 class Listening(socket.socket):
-    """A listening socket. Its `accept` makes a socket of its own family and type, which would first
-    become members of enumerations: for half the price of the whole."""
+    """A listening socket whose `accept` costs half of what that of `socket.socket` does: family and
+    type do not become members of enumerations, and since Linux hands no time-out on to what is
+    accepted, there is none to be taken off again."""
 
     __slots__ = ()
     family = socket.SocketType.family  # type: ignore[assignment]
     type = socket.SocketType.type  # type: ignore[assignment]
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """(socket, address) of the next client."""
+        fd, address = self._accept()  # type: ignore[attr-defined]
+        return socket.socket(self.family, self.type, self.proto, fd), address
 
 
 def resolve(address: Address) -> list[tuple[int, int, Any]]:

@@ -31,7 +31,6 @@ GATHER = 0.03  # seconds that a line may wait, so that the writer takes the GIL 
 Policy = Literal["full", "prefix", "hash", "none"]
 _HASH_KEY = os.urandom(32)
 _PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}  # sd-daemon(3)
-_TEXT = "%s%s id=%s peer=%s%s duration=%.3f in=%d out=%d reason=%s"
 _JSON = '%s"event":%s,"id":%s,"peer":%s%s,"duration":%.3f,"in":%d,"out":%d,"reason":%s}\n'
 
 
@@ -195,13 +194,15 @@ class LogOutput(logging.Handler):
                 duration, bytes_in, bytes_out, quoted(reason),
             )  # fmt: skip
         else:
-            # What is escaped in a part of it is escaped in the whole, by one call.
-            line = printable(_TEXT % (
-                self._head("info", service, time()), event, id,
-                peer.replace(" ", "\\x20") if self._full else self.address(peer),
-                "" if user is None else f" user={field(user)}",
-                duration, bytes_in, bytes_out, reason,
-            )) + "\n"  # fmt: skip
+            head = self._head("info", service, time())
+            if not f"{event}{id}{reason}".isprintable():
+                event, id, reason = printable(event), printable(id), printable(reason)
+            peer = field(peer) if self._full else self.address(peer)
+            who = "" if user is None else f" user={field(user)}"
+            line = (
+                f"{head}{event} id={id} peer={peer}{who} duration={duration:.3f}"
+                f" in={bytes_in} out={bytes_out} reason={reason}\n"
+            )
         self.write(line.encode())
 
     def address(self, peer: str) -> str:

@@ -76,8 +76,7 @@ class Loop:
 
     def forget(self, watched: Watched) -> None:
         """It is about to be closed, which takes it out of the epoll without another call."""
-        if self._watched.get(fd := watched.fileno()) is watched:
-            del self._watched[fd]
+        self._watched.pop(watched.fileno(), None)
 
     def sweep_with(self, sweep: Callable[[float], bool]) -> None:
         """Has deadlines looked at: `sweep(now)` tells whether there is anything more to watch."""
@@ -125,7 +124,7 @@ class Loop:
     def run(self, tick: Callable[[], None] | None = None, interval: float = SWEEP) -> None:
         """Serves until `stop`. `tick` is called each round, every `interval` seconds at least."""
         self._running, self.now = True, monotonic()
-        poll, watched_by = self._epoll.poll, self._watched.get
+        poll, watched_by = self._epoll.poll, self._watched
         while self._running:
             timeout = self._next_chores - self.now
             if tick is not None and timeout > interval:
@@ -133,12 +132,14 @@ class Loop:
             events = poll(timeout if timeout > 0 else 0, EVENTS_PER_WAKE)
             self.now = monotonic()
             for fd, mask in events:
-                # What was closed earlier in this round is watched no more.
-                if (watched := watched_by(fd)) is not None:
-                    try:
-                        watched.ready(mask)
-                    except Exception:
-                        self._broken(watched)
+                try:
+                    watched = watched_by[fd]
+                except KeyError:
+                    continue  # it was closed earlier in this round
+                try:
+                    watched.ready(mask)
+                except Exception:
+                    self._broken(watched)
             if self.now >= self._next_chores:
                 self._do_chores()
             if tick is not None:

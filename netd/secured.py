@@ -54,6 +54,10 @@ class SecuredSteps(StepConnection):
         if not self.parting:
             super()._go_on()
 
+    def _meet_end(self) -> None:
+        self.handler.eof_received()
+        self.close("eof")  # which `_settle` follows by the end of TLS
+
     def _settle(self) -> None:
         if self.interest >= 0 and self._has_said_all() and not self.request.part():
             if not self.parting:

@@ -92,9 +92,9 @@ class _StreamServing(Entrance, Shortage):
 
     def _open(self, request: Any, client_address: Any, origin: str) -> tuple[Any, Connection]:
         if self._in_steps:
-            if request.gettimeout() != 0.0:  # a prelude has seen to it
+            if not self._has_prelude:  # that has seen to it
                 request.setblocking(False)
-            loop = self._get_own_loop()
+            loop = self._loop or self._get_own_loop()
             steps = SecuredSteps if isinstance(request, TlsSocket) else StepConnection
             return request, steps(request, client_address, self.service, origin, loop, self._over)
         if self.is_ours:
@@ -122,7 +122,7 @@ class _StreamServing(Entrance, Shortage):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Hands a connection to its handler's steps, or to a thread."""
-        if isinstance(self.sessions[request], StepConnection):
+        if self._in_steps:
             self.finish_request(request, client_address)
             return
         try:
@@ -167,6 +167,9 @@ class _StreamServing(Entrance, Shortage):
                 session.cut("shutdown")
                 self._shut(request, session.client_address)
         super().server_close()
+
+    def _let_go(self, request: Any) -> None:
+        request.close()
 
     def _release(self, session: Connection) -> None:
         """As for all. How a connection ended may be an offence; a datagram may be forged."""
@@ -242,6 +245,9 @@ class _DatagramServing(Serving):
             self.service.counters.add_dropped("cut")
             raise OSError(errno.EMSGSIZE, "the datagram is longer than netd takes")
         return (data, ReplySocket(self.socket, data, control, address, self._guard)), address
+
+    def _let_go(self, request: Any) -> None:
+        """There is nothing to close."""
 
     def _admit(self, request: Any, client_address: Any) -> Any:
         session = DatagramSession(request, client_address, self.service)

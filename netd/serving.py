@@ -125,13 +125,17 @@ class Serving(Intake):
                 session.finish(session.reason or session.outcome)
                 if session.reason == "write_timeout":
                     abandon(request)
-            super().close_request(request)
+            self._let_go(request)
         finally:
             if session is not None:
                 # In this order, so that a gate that counts anew who is in never counts one that
                 # it has released already.
                 del self.sessions[request]
                 self._release(session)
+
+    @abstractmethod
+    def _let_go(self, request: Any) -> None:
+        """Closes it."""
 
     def _release(self, session: Connection) -> None:
         self.service.gate.release(session.origin)

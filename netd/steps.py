@@ -30,10 +30,6 @@ OUT_LIMIT = CHUNK
 _FAULTS = (Exception, SystemExit)
 
 
-def _ended(_data: bytes) -> None:
-    """Takes the place of the handler's step once the session is over."""
-
-
 class StepHandler(Protocol):
     """What the serving loop calls; `netd.handler.RequestHandler` says what each means."""
 
@@ -51,8 +47,8 @@ class StepConnection(Connection):
     logs and closes it. `error` is the exception when the fault is our own."""
 
     __slots__ = (
-        "_data_received", "_on_end", "_receive", "_send", "busy", "closing", "fileno", "handler",
-        "interest", "lingering", "loop", "out", "source", "waiting_since",
+        "_on_end", "busy", "closing", "handler", "interest", "lingering", "loop", "out", "source",
+        "waiting_since",
     )  # fmt: skip
 
     def __init__(
@@ -64,14 +60,11 @@ class StepConnection(Connection):
         loop: Loop,
         on_end: Callable[[StepConnection, str, BaseException | None], None],
     ) -> None:
-        super().__init__(request, client_address, service, origin)
+        Connection.__init__(self, request, client_address, service, origin)
         self.loop = loop
         self._on_end = on_end
-        self._receive = request.recv
-        self._send = request.send
-        self.fileno = request.fileno
-        self.handler: StepHandler | None = None
-        self._data_received: Callable[[bytes], None] = _ended
+        self.handler: Any = None
+        """A StepHandler, from the first step to the last; then none, which ends their cycle."""
         self.interest = 0
         """What the loop waits for, an epoll event mask; -1 when the session is over."""
         self.busy = False
@@ -89,14 +82,14 @@ class StepConnection(Connection):
     def start(self, handler: StepHandler, greeting: bytes) -> None:
         """Runs the first step. The first read is tried at once: most clients speak first."""
         self.handler = handler
-        self._data_received = handler.data_received
         try:
             if greeting:
                 self.send(greeting)
             handler.connection_made()
             if not self.busy:
                 self.ready(EPOLLIN)
-            self._settle()
+            if not self.interest:
+                self._settle()
         except _FAULTS as error:
             self._fail(error)
 
@@ -122,7 +115,7 @@ class StepConnection(Connection):
             self._keep(len(self.out), data)
             return
         try:
-            sent = self._send(data)
+            sent = self.request.send(data)
         except BlockingIOError:
             sent = 0
         self.bytes_out += sent
@@ -156,6 +149,11 @@ class StepConnection(Connection):
 
     # -- for the loop
 
+    def fileno(self) -> int:
+        """The socket's descriptor; -1 when it is closed."""
+        fd: int = self.request.fileno()
+        return fd
+
     def ready(self, _events: int) -> None:
         """The socket is readable, writable or broken."""
         try:
@@ -164,13 +162,13 @@ class StepConnection(Connection):
             else:
                 # The way of nearly every byte, so it is spelled out.
                 try:
-                    data = self._receive(CHUNK)
+                    data = self.request.recv(CHUNK)
                 except BlockingIOError:
                     return
                 if data:
                     self.bytes_in += len(data)
                     self.active = self.loop.now
-                    self._data_received(data)
+                    self.handler.data_received(data)
                 else:
                     self._meet_end()
                 if not self.busy:
@@ -193,9 +191,11 @@ class StepConnection(Connection):
     # -- inside
 
     def _meet_end(self) -> None:
-        if self.handler is not None:
-            self.handler.eof_received()
-        self.close("eof")
+        self.handler.eof_received()
+        if self.busy:
+            self.close("eof")
+        else:
+            self._end("eof", None)
 
     def _go_on(self) -> None:
         if self.out is not None:
@@ -211,7 +211,7 @@ class StepConnection(Connection):
 
     def _flush(self, out: bytearray) -> None:
         try:
-            sent = self._send(out)
+            sent = self.request.send(out)
         except BlockingIOError:
             return
         self.bytes_out += sent
@@ -282,7 +282,6 @@ class StepConnection(Connection):
         self.loop.forget(self)
         self.interest = -1
         handler, self.handler, self.source = self.handler, None, None
-        self._data_received = _ended  # no reference cycle outlives the session
         if handler is not None:
             try:
                 handler.connection_lost(reason)

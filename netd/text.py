@@ -14,6 +14,8 @@ def printable(text: str) -> str:
 
 def field(text: str) -> str:
     """The text with escapes for spaces too: what follows it does not pass for a field of ours."""
+    if text.isprintable() and " " not in text:
+        return text
     return printable(text).replace(" ", "\\x20")
 
 

@@ -91,7 +91,7 @@ class ControlConnection(StepConnection):
         words = _LAST_WORDS.get(reason)
         if words and self.out is None and self.source is None and not self.is_gone:
             with suppress(OSError):  # it takes nothing, and need not know
-                self.bytes_out += self._send(words)
+                self.bytes_out += self.request.send(words)
         super().cut(reason)
 
     def overdue(self, now: float) -> str | None:
