@@ -194,7 +194,8 @@ class LogOutput(logging.Handler):
                 duration, bytes_in, bytes_out, quoted(reason),
             )  # fmt: skip
         else:
-            head = self._head("info", service, time())
+            journal = self._journal
+            head = _text_head("info", service, 0 if journal else int(time()), journal)
             if not f"{event}{id}{reason}".isprintable():
                 event, id, reason = printable(event), printable(id), printable(reason)
             peer = field(peer) if self._full else self.address(peer)

@@ -235,7 +235,9 @@ class StepConnection(Connection):
         if self.interest < 0:
             return
         wanted = EPOLLIN
-        if self.out is not None or self.source is not None:
+        if not self.busy:
+            pass
+        elif self.out is not None or self.source is not None:
             wanted = EPOLLOUT
         elif self.closing is None:
             self.busy = False
