@@ -14,13 +14,15 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from select import EPOLLIN, EPOLLOUT
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from netd.connection import CHUNK, LINGER, WASTE, Connection, end_reason
+from netd.connection import CHUNK, LINGER, MORSEL, WASTE, Connection, end_reason
 from netd.errors import RemoteError
 
 if TYPE_CHECKING:
+    from netd.handler import RequestHandler
     from netd.loop import Loop
     from netd.service import Service
 
@@ -30,16 +32,6 @@ OUT_LIMIT = CHUNK
 _FAULTS = (Exception, SystemExit)
 
 
-class StepHandler(Protocol):
-    """What the serving loop calls; `netd.handler.RequestHandler` says what each means."""
-
-    def connection_made(self) -> None: ...
-    def data_received(self, data: bytes) -> None: ...
-    def eof_received(self) -> None: ...
-    def connection_lost(self, reason: str) -> None: ...
-    def error_reply(self, error: RemoteError) -> bytes: ...
-
-
 class StepConnection(Connection):
     """A non-blocking connection, watched by the serving loop.
 
@@ -47,8 +39,8 @@ class StepConnection(Connection):
     logs and closes it. `error` is the exception when the fault is our own."""
 
     __slots__ = (
-        "_on_end", "busy", "closing", "handler", "interest", "lingering", "loop", "out", "source",
-        "waiting_since",
+        "_on_end", "busy", "closing", "handler", "interest", "lingering", "loop", "out", "portion",
+        "source", "waiting_since",
     )  # fmt: skip
 
     def __init__(
@@ -64,7 +56,9 @@ class StepConnection(Connection):
         self.loop = loop
         self._on_end = on_end
         self.handler: Any = None
-        """A StepHandler, from the first step to the last; then none, which ends their cycle."""
+        """A RequestHandler, from the first step to the last; then none, which ends their cycle."""
+        self.portion = MORSEL
+        """How many bytes are read at once."""
         self.interest = 0
         """What the loop waits for, an epoll event mask; -1 when the session is over."""
         self.busy = False
@@ -79,7 +73,7 @@ class StepConnection(Connection):
 
     # -- for the server
 
-    def start(self, handler: StepHandler, greeting: bytes) -> None:
+    def start(self, handler: RequestHandler, greeting: bytes) -> None:
         """Runs the first step. The first read is tried at once: most clients speak first."""
         self.handler = handler
         try:
@@ -162,11 +156,14 @@ class StepConnection(Connection):
             else:
                 # The way of nearly every byte, so it is spelled out.
                 try:
-                    data = self.request.recv(CHUNK)
+                    data = self.request.recv(self.portion)
                 except BlockingIOError:
                     return
-                if data:
-                    self.bytes_in += len(data)
+                if size := len(data):
+                    if size == MORSEL:
+                        data = self._read_on(data)
+                        size = len(data)
+                    self.bytes_in += size
                     self.active = self.loop.now
                     self.handler.data_received(data)
                 else:
@@ -189,6 +186,15 @@ class StepConnection(Connection):
         return super().overdue(now)
 
     # -- inside
+
+    def _read_on(self, data: bytes) -> bytes:
+        """What has come, of which this may be the beginning. A peer that sends more than a MORSEL
+        will do so again: from now on it is asked for a CHUNK at once."""
+        if self.portion == MORSEL:
+            self.portion = CHUNK
+            with suppress(BlockingIOError):
+                data += self.request.recv(CHUNK - MORSEL)
+        return data
 
     def _meet_end(self) -> None:
         self.handler.eof_received()

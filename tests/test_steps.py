@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 from harness import PATIENCE, STREAMS, ask, read_all, read_exactly, serve, wait_until
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from kinds import MUCH, ended, faults, reset
 
-from netd.connection import CHUNK
+from netd.connection import CHUNK, MORSEL
 from netd.deadline import Timeouts
 from netd.errors import ProtocolError, RemoteError
 from netd.handler import RequestHandler
@@ -333,6 +335,44 @@ def test_a_half_closed_client_gets_the_whole_answer(transport: str) -> None:
         ended(served, eof=1)
         counters = served.service.counters
         assert (counters.bytes_in, counters.bytes_out) == (MUCH, MUCH + 12)
+
+
+@pytest.mark.parametrize("transport", STREAMS)
+@pytest.mark.parametrize("size", [1, MORSEL - 1, MORSEL, MORSEL + 1, 2 * MORSEL, 10_000])
+def test_what_has_come_at_once_is_one_step(size: int, transport: str) -> None:
+    """However much is read at once, the first time and later."""
+
+    class Scale(RequestHandler):
+        def data_received(self, data: bytes) -> None:
+            self.send(b"%5d" % len(data))
+
+    with serve(Scale, transport) as served:
+        client = served.connect()
+        for _ in range(3):
+            client.sendall(bytes(size))
+            assert read_exactly(client, 5) == b"%5d" % size
+        client.sendall(bytes(MORSEL))
+        client.shutdown(socket.SHUT_WR)
+        assert read_all(client) == b"%5d" % MORSEL
+        ended(served, eof=1)
+        assert served.service.counters.bytes_in == 3 * size + MORSEL
+
+
+@given(st.lists(st.binary(min_size=1, max_size=3 * MORSEL), min_size=1, max_size=8))
+@settings(max_examples=50, deadline=None)
+def test_every_byte_arrives_once_and_in_order(pieces: list[bytes]) -> None:
+    """By whatever pieces it is sent."""
+
+    class Echo(RequestHandler):
+        def data_received(self, data: bytes) -> None:
+            self.send(data)
+
+    with serve(Echo) as served:
+        client = served.connect()
+        for piece in pieces:
+            client.sendall(piece)
+        client.shutdown(socket.SHUT_WR)
+        assert read_all(client) == b"".join(pieces)
 
 
 # -- last words
