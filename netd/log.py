@@ -279,6 +279,8 @@ class LogOutput(logging.Handler):
 
 
 _output = LogOutput()
+access = _output.access
+"""Logs the end of a session, or a refusal, to that one output; see there."""
 
 
 def output() -> LogOutput:

@@ -124,13 +124,13 @@ class Loop:
     def run(self, tick: Callable[[], None] | None = None, interval: float = SWEEP) -> None:
         """Serves until `stop`. `tick` is called each round, every `interval` seconds at least."""
         self._running, self.now = True, monotonic()
-        poll, watched_by = self._epoll.poll, self._watched
+        poll, watched_by, now = self._epoll.poll, self._watched, self.now
         while self._running:
-            timeout = self._next_chores - self.now
+            timeout = self._next_chores - now
             if tick is not None and timeout > interval:
                 timeout = interval
             events = poll(timeout if timeout > 0 else 0, EVENTS_PER_WAKE)
-            self.now = monotonic()
+            self.now = now = monotonic()
             for fd, mask in events:
                 try:
                     watched = watched_by[fd]
@@ -140,7 +140,7 @@ class Loop:
                     watched.ready(mask)
                 except Exception:
                     self._broken(watched)
-            if self.now >= self._next_chores:
+            if now >= self._next_chores:
                 self._do_chores()
             if tick is not None:
                 tick()

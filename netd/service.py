@@ -58,14 +58,14 @@ class Service:
         """Counts and logs a session that has ended."""
         duration = time.monotonic() - began
         self.counters.add_session(bytes_in, bytes_out, reason, duration)
-        log.output().access(
+        log.access(
             "session", self.name, session_id(number), peer,
             duration, bytes_in, bytes_out, reason, user,
         )  # fmt: skip
 
     def log_refused(self, peer: str, reason: str, user: str | None = None) -> None:
         """Logs a client that is turned away, and who it says it is."""
-        log.output().access("refused", self.name, "-", peer, 0.0, 0, 0, reason, user)
+        log.access("refused", self.name, "-", peer, 0.0, 0, 0, reason, user)
         if self.events is not None:
             self.events.refused(self.name, peer, reason)
 
