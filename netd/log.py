@@ -196,6 +196,7 @@ class LogOutput(logging.Handler):
         else:
             journal = self._journal
             head = _text_head("info", service, 0 if journal else int(time()), journal)
+            # One look at all that is not escaped below, and is no number.
             if not f"{event}{id}{reason}".isprintable():
                 event, id, reason = printable(event), printable(id), printable(reason)
             peer = field(peer) if self._full else self.address(peer)

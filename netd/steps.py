@@ -52,6 +52,7 @@ class StepConnection(Connection):
         loop: Loop,
         on_end: Callable[[StepConnection, str, BaseException | None], None],
     ) -> None:
+        # By its name: `super()` makes an object for each session.
         Connection.__init__(self, request, client_address, service, origin)
         self.loop = loop
         self._on_end = on_end
@@ -241,15 +242,14 @@ class StepConnection(Connection):
         if self.interest < 0:
             return
         wanted = EPOLLIN
-        if not self.busy:
-            pass
-        elif self.out is not None or self.source is not None:
-            wanted = EPOLLOUT
-        elif self.closing is None:
-            self.busy = False
-        elif self.closing == "eof" or not self._linger():
-            self._end(self.closing, None)
-            return
+        if self.busy:
+            if self.out is not None or self.source is not None:
+                wanted = EPOLLOUT
+            elif self.closing is None:
+                self.busy = False
+            elif self.closing == "eof" or not self._linger():
+                self._end(self.closing, None)
+                return
         if wanted != self.interest:
             self.loop.watch(self, wanted)
 
