@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # heap, without a system call.
 CHUNK = 65_536
 # One read from a peer that has never sent more than this at once: with its header the largest
-# `bytes` that Python's own allocator has room for, at a quarter of glibc's price.
+# `bytes` that Python's own allocator has room for, at a third of glibc's price.
 MORSEL = 512 - bytes.__basicsize__
 # Where bytes go that nobody wants. They need no object of their own: of many that are made as
 # large as CHUNK and shrunk to what came, the heap keeps megabytes.
@@ -168,9 +168,8 @@ class Connection:
         bytes_in, bytes_out = self.bytes_in, self.bytes_out
         # From now on they are in the totals, and whoever adds up open sessions finds them once.
         self.bytes_in = self.bytes_out = 0
-        peer = self._peer or peer_text(self.request, self.client_address)
         self.service.finish(
-            self.number, peer, self.began, bytes_in, bytes_out, reason, self.identity.user
+            self.number, self.peer, self.began, bytes_in, bytes_out, reason, self.identity.user
         )
 
 

@@ -194,8 +194,7 @@ class LogOutput(logging.Handler):
                 duration, bytes_in, bytes_out, quoted(reason),
             )  # fmt: skip
         else:
-            journal = self._journal
-            head = _text_head("info", service, 0 if journal else int(time()), journal)
+            head = self._head("info", service, time())
             # One look at all that is not escaped below, and is no number.
             if not f"{event}{id}{reason}".isprintable():
                 event, id, reason = printable(event), printable(id), printable(reason)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from select import EPOLLIN, EPOLLOUT
 from typing import TYPE_CHECKING, Any
 
@@ -146,8 +145,7 @@ class StepConnection(Connection):
 
     def fileno(self) -> int:
         """The socket's descriptor; -1 when it is closed."""
-        fd: int = self.request.fileno()
-        return fd
+        return int(self.request.fileno())
 
     def ready(self, _events: int) -> None:
         """The socket is readable, writable or broken."""
@@ -161,9 +159,8 @@ class StepConnection(Connection):
                 except BlockingIOError:
                     return
                 if size := len(data):
-                    if size == MORSEL:
-                        data = self._read_on(data)
-                        size = len(data)
+                    if size == MORSEL == self.portion:
+                        size = len(data := self._read_on(data))
                     self.bytes_in += size
                     self.active = self.loop.now
                     self.handler.data_received(data)
@@ -189,12 +186,16 @@ class StepConnection(Connection):
     # -- inside
 
     def _read_on(self, data: bytes) -> bytes:
-        """What has come, of which this may be the beginning. A peer that sends more than a MORSEL
-        will do so again: from now on it is asked for a CHUNK at once."""
-        if self.portion == MORSEL:
-            self.portion = CHUNK
-            with suppress(BlockingIOError):
-                data += self.request.recv(CHUNK - MORSEL)
+        """All that has come, of which this may be the beginning. From now on a CHUNK is read."""
+        self.portion = CHUNK
+        try:
+            data += self.request.recv(CHUNK - MORSEL)
+        except BlockingIOError:
+            pass  # that was all
+        except OSError:
+            self.bytes_in += len(data)
+            self.handler.data_received(data)  # it came before the stream broke
+            raise
         return data
 
     def _meet_end(self) -> None:

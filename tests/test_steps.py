@@ -375,6 +375,29 @@ def test_every_byte_arrives_once_and_in_order(pieces: list[bytes]) -> None:
         assert read_all(client) == b"".join(pieces)
 
 
+def test_what_came_before_a_reset_is_a_step_still() -> None:
+    """Also where one read more was tried, to see whether that was all."""
+    held, go_on, got = threading.Event(), threading.Event(), []
+
+    class Holder(RequestHandler):
+        def data_received(self, data: bytes) -> None:
+            got.append(data)
+            if data == b"hold":
+                held.set()
+                go_on.wait(PATIENCE)
+
+    with serve(Holder) as served:
+        client, other = served.connect(), served.connect()
+        other.sendall(b"hold")
+        assert held.wait(PATIENCE)
+        client.sendall(bytes(MORSEL))
+        reset(client)
+        go_on.set()
+        wait_until(lambda: served.service.counters.ended == {"reset": 1})
+        assert got == [b"hold", bytes(MORSEL)]
+        assert served.service.counters.bytes_in == MORSEL
+
+
 # -- last words
 
 

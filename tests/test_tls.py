@@ -17,6 +17,7 @@ import pytest
 from harness import PATIENCE, STREAMS, Served, read_all, read_exactly, serve, wait_until
 from test_prelude import HANDLERS, Echo, Stock, Talk, only_session, password
 
+from netd.connection import MORSEL
 from netd.deadline import Timeouts
 from netd.errors import ConfigError
 from netd.handler import RequestHandler
@@ -244,6 +245,24 @@ def test_a_stream_that_is_cut_off_is_told_from_one_that_ends(handler: Any) -> No
         client.shutdown(socket.SHUT_WR)  # the FIN alone
         wait_until(lambda: served.service.counters.ended)
         assert dict(served.service.counters.ended) == {"truncated": 1}
+
+
+@pytest.mark.parametrize("size", [MORSEL - 1, MORSEL, MORSEL + 1, 16_384])
+def test_what_came_before_the_cut_is_a_step_still(size: int) -> None:
+    """Whatever is read at once, and in however many reads a record is taken."""
+    got = bytearray()
+
+    class Taker(RequestHandler):
+        def data_received(self, data: bytes) -> None:
+            got.extend(data)
+
+    with serve(Taker, stages=(stage(),)) as served:
+        client = connect(served)
+        client.sendall(bytes(size))
+        client.shutdown(socket.SHUT_WR)  # the FIN alone
+        wait_until(lambda: served.service.counters.ended)
+        assert dict(served.service.counters.ended) == {"truncated": 1}
+        assert (len(got), served.service.counters.bytes_in) == (size, size)
 
 
 @pytest.mark.parametrize("handler", [Crash, CrashTalk, CrashStock])
