@@ -59,6 +59,26 @@ _LABEL: Final = b"netd-srv-1"
 _HALF: Final = 16
 
 
+class SharedKey:
+    """A key that client and server have, ready to sign with: what an HMAC does with the key alone
+    is done once, which is a third of it."""
+
+    __slots__ = ("_begun", "_secret")
+
+    def __init__(self, secret: bytes) -> None:
+        self._secret = secret
+        self._begun: dict[str, hmac.HMAC] = {}
+
+    def sign(self, message: bytes, digest: Literal["md5", "sha256"] = "sha256") -> bytes:
+        """The HMAC of a message."""
+        begun = self._begun.get(digest)
+        if begun is None:  # only now: there are systems without MD5
+            begun = self._begun[digest] = hmac.new(self._secret, digestmod=digest)
+        mac = begun.copy()
+        mac.update(message)
+        return mac.digest()
+
+
 @dataclass(frozen=True, slots=True)
 class Channel:
     """The way between a client and a server, as both know it."""
@@ -79,10 +99,9 @@ class Channel:
             return Channel(listener)
         return Channel(listener, hashlib.sha256(certificate).digest())
 
-    def tag(self, key: bytes, nonce: bytes) -> bytes:
+    def tag(self, key: SharedKey, nonce: bytes) -> bytes:
         """What shows that the server at its end has a key."""
-        message = _LABEL + self.listener + self.certificate + nonce
-        return hmac.digest(key, message, "sha256")[: SIZE - NONCE_SIZE]
+        return key.sign(_LABEL + self.listener + self.certificate + nonce)[: SIZE - NONCE_SIZE]
 
 
 # -- the client
@@ -91,7 +110,7 @@ class Channel:
 def verify(challenge: bytes, key: bytes, channel: Channel) -> bool:
     """Whether a challenge came from a server that has the key, by this very way."""
     nonce, tag = challenge[:NONCE_SIZE], challenge[NONCE_SIZE:]
-    return hmac.compare_digest(tag, channel.tag(key, nonce))
+    return hmac.compare_digest(tag, channel.tag(SharedKey(key), nonce))
 
 
 def answer(challenge: bytes, key: bytes, digest: Literal["md5", "sha256"]) -> bytes:
@@ -117,15 +136,15 @@ class Hello(NamedTuple):
 class Challenge:
     """Judges the answer to one challenge.
 
-    For the caller: send `text`; then read at most `wanted` bytes, `receive_data`, `next_event`,
-    until that returns something else than None. Nothing but the answer is ever wanted. A client
-    that leaves before has answered nothing."""
+    For the caller: send it; then read at most `wanted` bytes and `judge` them, until that returns
+    something else than None. Nothing but the answer is ever wanted. A client that leaves before
+    has answered nothing."""
 
-    __slots__ = ("_digest", "_expected", "_keys", "_taken", "text", "wanted")
+    __slots__ = ("_digest", "_expected", "_keys", "_taken", "_text", "wanted")
 
-    def __init__(self, text: bytes, keys: Sequence[bytes], digest: Digest = "auto") -> None:
+    def __init__(self, text: bytes, keys: Sequence[SharedKey], digest: Digest = "auto") -> None:
         """`text` is a nonce with its tag; any of the `keys` lets the client in."""
-        self.text = text
+        self._text = text
         self._keys = keys
         self._digest = digest
         self._taken = b""
@@ -134,25 +153,24 @@ class Challenge:
         self.wanted = _HALF
         """How many bytes may be read next."""
 
-    def receive_data(self, data: bytes) -> None:
-        """Adds what the client sent, at most `wanted` bytes."""
-        if len(data) > self.wanted:
+    def judge(self, data: bytes) -> Known | Hello | None:
+        """What the answer is, of which these bytes come next, `wanted` of them at most; None when
+        more of it is needed. Raises Unauthenticated."""
+        left = self.wanted - len(data)
+        if left < 0:
             raise ValueError("more than was wanted")
         self._taken += data
-        self.wanted -= len(data)
-
-    def next_event(self) -> Known | Hello | None:
-        """What the answer is; None when more of it is needed. Raises Unauthenticated."""
-        if self.wanted:
+        self.wanted = left
+        if left:
             return None
         if self._expected is None:
-            return self._judge()
+            return self._judge_half()
         key, whole = self._expected
         if hmac.compare_digest(self._taken, whole):
             return Known(key)
         raise Unauthenticated("no key fits the answer")
 
-    def _judge(self) -> Known | Hello | None:
+    def _judge_half(self) -> Known | Hello | None:
         """What 16 bytes are: the whole of an answer, or a hello, or, None, half of an answer."""
         self._expected = self._find("sha256")
         if self._expected is not None:
@@ -170,7 +188,7 @@ class Challenge:
         found = None
         if self._digest in ("auto", digest):
             for index, key in enumerate(self._keys):
-                whole = answer(self.text, key, digest)
+                whole = key.sign(self._text, digest)
                 if hmac.compare_digest(whole[:_HALF], self._taken):
                     found = index, whole
         return found

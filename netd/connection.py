@@ -32,6 +32,8 @@ MORSEL = 512 - bytes.__basicsize__
 WASTE = bytearray(CHUNK)
 # How long a peer may take, in seconds, to read the last words and close its side.
 LINGER = 2.0
+# What ends a session and no more: a handler that asks to exit ends itself, not the service.
+FAULTS = (Exception, SystemExit)
 # Beside what Python calls a ConnectionError: the way to the peer is gone.
 _NO_WAY = {
     errno.ENOTCONN, errno.ENETDOWN, errno.ENETUNREACH, errno.ENETRESET, errno.EHOSTDOWN,

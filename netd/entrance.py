@@ -14,8 +14,11 @@ from typing import Any
 
 from netd.connection import Connection, origin_of
 from netd.errors import RemoteError
+from netd.handler import overrides
 from netd.prelude import Prelude
 from netd.serving import Serving
+from netd.steps import StepConnection
+from netd.tlssocket import TlsSocket
 
 # Connections of one listener that have not said yet for whom they come (PROXY). They are not
 # counted by any limit of the gate, and each costs a descriptor.
@@ -36,16 +39,18 @@ class Entrance(Serving):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._unannounced = 0
         super().__init__(*args, **kwargs)
+        self._in_steps = self.is_ours and not overrides(self.RequestHandlerClass, "handle")
         self._has_prelude = bool(self.service.announcement or self.service.stages)
 
     def _receive(self, request: Any, client_address: Any) -> None:
         """Begins with what comes before the handler."""
-        prelude = Prelude(request, client_address, self.service, self._get_own_loop(), self)
+        loop = self._loop or self._get_own_loop()
+        prelude = Prelude(request, client_address, self.service, loop, self)
         self.sessions[request] = prelude
         self._unannounced += 1
         prelude.proceed()
-        if self._loop is not None:
-            self._loop.arm()
+        if not prelude.interest:
+            loop.arm()  # which else is done when it is watched
         if self._unannounced > MAX_UNANNOUNCED and not (prelude.admitted or prelude.interest < 0):
             prelude.cut("proxy")
 
@@ -54,11 +59,11 @@ class Entrance(Serving):
     def let_in(self, prelude: Prelude) -> float:
         """Admits it: the seconds that it has to wait before it goes on, for which it is held.
         Raises TurnedAway."""
-        prelude.origin = origin_of(prelude.request, prelude.client_address)
-        reason, delay = self._ask_gate(prelude.origin)
+        origin = origin_of(prelude.request, prelude.client_address)
+        reason, delay = self._ask_gate(origin)
         if reason is not None:
             raise TurnedAway(reason)
-        prelude.admitted = True
+        prelude.origin = origin
         self._unannounced -= 1
         if delay:
             self._hold(prelude.request, prelude.client_address, delay)
@@ -71,16 +76,33 @@ class Entrance(Serving):
         prelude.request = request
 
     def go_on(self, prelude: Prelude) -> None:
-        """Hands it to its handler: the same session, by another connection."""
+        """Hands it to its handler."""
         request, client_address = prelude.request, prelude.client_address
-        del self.sessions[request]
         try:
-            request, session = self._open(request, client_address, prelude.origin)
-            session.follow(prelude)
-            self.sessions[request] = session
+            if self._in_steps and not isinstance(request, TlsSocket):
+                prelude.become_steps()
+            else:
+                request = self._reopen(prelude)
             self.process_request(request, client_address)
         except Exception:
+            prelude.loop.forget(request)
             self._give_up(request, client_address)
+
+    def _reopen(self, prelude: Prelude) -> Any:
+        """Has the same session go on by another connection; its request as that has it."""
+        prelude.leave_loop()
+        request, session = self._open(prelude.request, prelude.client_address, prelude.origin)
+        session.follow(prelude)
+        del self.sessions[prelude.request]
+        self.sessions[request] = session
+        return request
+
+    def over(self, session: StepConnection, reason: str, error: BaseException | None) -> None:
+        """A session in steps has ended."""
+        session.reason = reason
+        if error is not None:
+            self._reason_of(error, session.request, session.client_address)
+        self._close(session.request)
 
     def give_up(self, prelude: Prelude, error: BaseException) -> None:
         """Ends it, for what a stage has raised."""

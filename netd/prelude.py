@@ -4,7 +4,7 @@ A *stage* is a generator function over a `Prelude`. It yields what it waits for,
 returns when it is content:
 
     def knock(prelude: Prelude) -> Steps:
-        yield from prelude.send(b"who is there?")
+        yield from prelude.write(b"who is there?")
         answer = yield from prelude.receive(5)       # exactly 5 bytes, and none beyond
         if answer != b"a-cat":
             raise Unauthenticated("not a cat")       # a RemoteError: its `reason` is the word
@@ -21,39 +21,41 @@ them may block, and nobody waits for a client that does not answer. How it may e
     anything else       a fault of ours: an error line with its traceback
 
 A stage reads its own bytes and no more: what follows them is for the next one. It yields READ only
-when it has found nothing to read, or not enough: it is woken when more has come, not because
-something is still there (EPOLLET). Else what has been looked at and left would wake it for ever.
+when it has found nothing to read. One that has looked at bytes and left them there yields MORE, and
+is woken when others have come (EPOLLET); by READ they would wake it for ever.
 """
 
 from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from math import inf
 from select import EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP
 from typing import TYPE_CHECKING, Any, Protocol
 
-from netd.connection import Connection
+from netd.connection import FAULTS
 from netd.errors import BrokenStream
+from netd.steps import StepConnection
 
 if TYPE_CHECKING:
     from netd.loop import Loop
     from netd.service import Service
 
-READ = EPOLLIN | EPOLLRDHUP | EPOLLET
-WRITE = EPOLLOUT | EPOLLET
+READ = EPOLLIN
+MORE = EPOLLIN | EPOLLRDHUP | EPOLLET
+WRITE = EPOLLOUT
 # Waits for nothing that the peer does: whoever delays it calls `proceed`.
 PAUSE = 0
+_OVER = -1
 
 Steps = Generator[int, None, None]
-"""What a stage returns: it yields READ or WRITE."""
+"""What a stage returns: it yields READ, MORE or WRITE."""
 Stage = Callable[["Prelude"], Steps]
 
 _AT_END = EPOLLRDHUP | EPOLLHUP | EPOLLERR
-# What ends a prelude and no more.
-_FAULTS = (Exception, SystemExit)
 
 
 class Host(Protocol):
@@ -63,33 +65,35 @@ class Host(Protocol):
     def exchange(self, prelude: Prelude, request: Any) -> None: ...
     def go_on(self, prelude: Prelude) -> None: ...
     def give_up(self, prelude: Prelude, error: BaseException) -> None: ...
+    def over(self, session: StepConnection, reason: str, error: BaseException | None) -> None: ...
 
 
-class Prelude(Connection):
+class Prelude(StepConnection):
     """A connection on its way to its handler, watched by the serving loop.
 
     For stages: `request`, `service`, `client_address`, `origin`, `peer`, `user`, `identity`, and
-    `receive`, `receive_some`, `peek`, `send`, `speaks_for`."""
+    `receive`, `receive_some`, `take`, `peek`, `write`, `speaks_for`."""
 
-    __slots__ = ("_host", "_steps", "admitted", "deadline", "interest", "is_at_end", "loop")
+    # None of its own: it becomes a StepConnection when its stages are over.
+    __slots__ = ()
 
     def __init__(
         self, request: socket.socket, client_address: Any, service: Service, loop: Loop, host: Host
     ) -> None:
-        super().__init__(request, client_address, service)
+        StepConnection.__init__(self, request, client_address, service, "", loop, host.over)
         request.setblocking(False)
-        self.loop = loop
         self._host = host
-        self._steps = self._run()
-        self.admitted = False
-        """Whether the gate has let it in."""
-        self.interest = 0
-        """What the loop waits for, an epoll event mask; -1 when it is over."""
+        self._stages = self._run()
         timeout = service.timeouts.handshake_timeout
         self.deadline = inf if timeout is None else self.began + timeout
         """When it must be over, on the monotonic clock."""
         self.is_at_end = False
         """Whether the peer has ended its side; what it sent before may still be there to read."""
+
+    @property
+    def admitted(self) -> bool:
+        """Whether the gate has let it in."""
+        return bool(self.origin)
 
     def speaks_for(self, client_address: Any) -> None:
         """The peer is a proxy, and this is the client."""
@@ -110,16 +114,16 @@ class Prelude(Connection):
         """Goes on until the peer has to do something, or to the end. The first time this is
         tried at once: most clients speak first."""
         try:
-            wanted = next(self._steps)
-        except StopIteration:
-            self._leave_loop()
-            self._host.go_on(self)
-        except _FAULTS as error:
-            self._leave_loop()
+            wanted = next(self._stages, _OVER)
+        except FAULTS as error:
+            self.leave_loop()
             self._host.give_up(self, error)
-        else:
-            if wanted != self.interest:
-                self.loop.watch(self, wanted)
+            return
+        if wanted == _OVER:
+            del self._stages  # of no use to a session in steps, which may live for long
+            self._host.go_on(self)
+        elif wanted != self.interest:
+            self.loop.watch(self, wanted)
 
     def _run(self) -> Steps:
         if self.service.announcement is not None:
@@ -130,7 +134,14 @@ class Prelude(Connection):
         for stage in self.service.stages:
             yield from stage(self)
 
-    def _leave_loop(self) -> None:
+    def become_steps(self) -> None:
+        """Is what it has been all along, but for its stages: a session in steps, that begins."""
+        session: Any = self
+        session.__class__ = StepConnection
+        session.active = self.loop.now
+
+    def leave_loop(self) -> None:
+        """Is over: the loop does not watch it from now on."""
         if self.interest > 0 and self.fileno() >= 0:  # a stage may have failed with it closed
             self.loop.watch(self, 0)
         self.interest = -1
@@ -138,8 +149,8 @@ class Prelude(Connection):
     def cut(self, reason: str) -> None:
         """Ends it from outside, for this reason word."""
         if self.interest >= 0:
-            self._leave_loop()
-            self._steps.close()
+            self.leave_loop()
+            self._stages.close()
             self._host.give_up(self, BrokenStream(reason))
 
     def overdue(self, now: float) -> str | None:
@@ -147,11 +158,6 @@ class Prelude(Connection):
         return "handshake_timeout" if now >= self.deadline else None
 
     # -- for the loop
-
-    def fileno(self) -> int:
-        """The descriptor of the connection."""
-        fd: int = self.request.fileno()
-        return fd
 
     def ready(self, events: int) -> None:
         """The socket is readable, writable or broken."""
@@ -170,15 +176,20 @@ class Prelude(Connection):
 
     def receive_some(self, size: int) -> Generator[int, None, bytes]:
         """At least one byte and at most `size`. Raises BrokenStream at the end of the stream."""
-        while True:
-            try:
-                data: bytes = self.request.recv(size)
-            except BlockingIOError:
-                yield READ
-                continue
-            if not data:
-                raise BrokenStream("eof")
-            return data
+        while (data := self.take(size)) is None:
+            yield READ
+        return data
+
+    def take(self, size: int) -> bytes | None:
+        """At most `size` bytes that have come; None when there are none. Raises BrokenStream at
+        the end of the stream."""
+        try:
+            data: bytes = self.request.recv(size)
+        except BlockingIOError:
+            return None
+        if not data:
+            raise BrokenStream("eof")
+        return data
 
     def peek(self, size: int, least: int = 1) -> Generator[int, None, bytes]:
         """At least `least` bytes and at most `size`, which stay there to be read; not under TLS.
@@ -187,15 +198,15 @@ class Prelude(Connection):
             try:
                 data: bytes = self.request.recv(size, socket.MSG_PEEK)
             except BlockingIOError:
-                yield READ
+                yield MORE
                 continue
             if len(data) >= least:
                 return data
             if not data or self.is_at_end:
-                raise self._end()
-            yield READ
+                raise self._what_ended()
+            yield MORE
 
-    def _end(self) -> ConnectionError:
+    def _what_ended(self) -> ConnectionError:
         """What has ended the stream behind bytes that can still be read."""
         error: int = self.request.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         return ConnectionError(error, os.strerror(error)) if error else BrokenStream("eof")
@@ -204,12 +215,16 @@ class Prelude(Connection):
         """Goes on over another socket, which has taken the descriptor over; not blocking."""
         self._host.exchange(self, request)
 
-    def send(self, data: bytes) -> Steps:
-        """Sends all of it."""
+    def write(self, data: bytes) -> Iterable[int]:
+        """Sends all of it; what the kernel takes at once costs no wait."""
+        try:
+            sent: int = self.request.send(data)
+        except BlockingIOError:
+            sent = 0
+        return () if sent == len(data) else self._write(data[sent:])
+
+    def _write(self, data: bytes) -> Steps:
         while data:
-            try:
-                sent: int = self.request.send(data)
-            except BlockingIOError:
-                yield WRITE
-            else:
-                data = data[sent:]
+            yield WRITE
+            with suppress(BlockingIOError):
+                data = data[self.request.send(data) :]

@@ -25,7 +25,6 @@ from netd.conversation import Conversation
 from netd.datagrams import Exchange
 from netd.delayed import Delayed
 from netd.entrance import Entrance
-from netd.handler import overrides
 from netd.listener import Listening
 from netd.loop import Loop
 from netd.pool import NoThreadError
@@ -59,7 +58,6 @@ class _StreamServing(Entrance, Shortage):
         self._leaving = Leaving(self._close)
         self._delayed = Delayed(self._serve_delayed)
         super().__init__(*args, **kwargs)
-        self._in_steps = self.is_ours and not overrides(self.RequestHandlerClass, "handle")
 
     def server_activate(self) -> None:
         """Listens."""
@@ -96,7 +94,7 @@ class _StreamServing(Entrance, Shortage):
                 request.setblocking(False)
             loop = self._loop or self._get_own_loop()
             steps = SecuredSteps if isinstance(request, TlsSocket) else StepConnection
-            return request, steps(request, client_address, self.service, origin, loop, self._over)
+            return request, steps(request, client_address, self.service, origin, loop, self.over)
         if self.is_ours:
             talk = SecuredConversation if isinstance(request, TlsSocket) else Conversation
             return request, talk(request, client_address, self.service, origin)
@@ -142,13 +140,6 @@ class _StreamServing(Entrance, Shortage):
             session.converse(self.RequestHandlerClass(session, client_address, self), banner)
         elif isinstance(session, StockSession):
             session.converse(partial(super().finish_request, request, client_address), banner)
-
-    def _over(self, session: StepConnection, reason: str, error: BaseException | None) -> None:
-        """A session in steps has ended."""
-        session.reason = reason
-        if error is not None:
-            self._reason_of(error, session.request, session.client_address)
-        self._close(session.request)
 
     def _needs_loop(self) -> bool:
         if self._leaving or self._delayed or (self._in_steps and self.sessions):

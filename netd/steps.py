@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from select import EPOLLIN, EPOLLOUT
 from typing import TYPE_CHECKING, Any
 
-from netd.connection import CHUNK, LINGER, MORSEL, WASTE, Connection, end_reason
+from netd.connection import CHUNK, FAULTS, LINGER, MORSEL, WASTE, Connection, end_reason
 from netd.errors import RemoteError
 
 if TYPE_CHECKING:
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 # Kept for a peer that does not read. A step that answers a chunk with its like never exceeds it.
 OUT_LIMIT = CHUNK
-# What ends a session and no more: a handler that asks to exit ends itself, not the service.
-_FAULTS = (Exception, SystemExit)
 
 
 class StepConnection(Connection):
@@ -38,9 +36,10 @@ class StepConnection(Connection):
     logs and closes it. `error` is the exception when the fault is our own."""
 
     __slots__ = (
-        "_on_end", "busy", "closing", "handler", "interest", "lingering", "loop", "out", "portion",
-        "source", "waiting_since",
+        "_host", "_on_end", "_stages", "busy", "closing", "deadline", "handler", "interest",
+        "is_at_end", "lingering", "loop", "out", "portion", "source", "waiting_since",
     )  # fmt: skip
+    # Four of them are those of netd.prelude, as which it may begin; else they are never set.
 
     def __init__(
         self,
@@ -82,9 +81,9 @@ class StepConnection(Connection):
             handler.connection_made()
             if not self.busy:
                 self.ready(EPOLLIN)
-            if not self.interest:
+            if self.busy or self.interest != EPOLLIN:
                 self._settle()
-        except _FAULTS as error:
+        except FAULTS as error:
             self._fail(error)
 
     def turn_away(self, message: bytes, reason: str) -> None:
@@ -94,7 +93,7 @@ class StepConnection(Connection):
             if message:
                 self.send(message)
             self._settle()
-        except _FAULTS as error:
+        except FAULTS as error:
             self._fail(error)
 
     def cut(self, reason: str) -> None:
@@ -169,7 +168,7 @@ class StepConnection(Connection):
                 if not self.busy:
                     return
             self._settle()
-        except _FAULTS as error:
+        except FAULTS as error:
             self._fail(error)
 
     def overdue(self, now: float) -> str | None:
@@ -280,7 +279,7 @@ class StepConnection(Connection):
                 self._settle()
             except OSError:
                 self._end(reason, None)
-            except _FAULTS as fault:
+            except FAULTS as fault:
                 self._end("error", fault)
         else:
             self._end(self.closing or reason, None)
@@ -294,7 +293,7 @@ class StepConnection(Connection):
         if handler is not None:
             try:
                 handler.connection_lost(reason)
-            except _FAULTS as fault:
+            except FAULTS as fault:
                 if end_reason(fault) is None:  # else it tried to send
                     reason, error = "error", error or fault
         self._on_end(self, reason, error)

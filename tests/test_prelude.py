@@ -56,7 +56,7 @@ CHALLENGE = bytes(200_000)
 
 def password(prelude: Prelude) -> Steps:
     """Asks, and reads exactly six bytes."""
-    yield from prelude.send(b"?")
+    yield from prelude.write(b"?")
     answer = yield from prelude.receive(6)
     if answer != b"sesame":
         raise Unauthenticated("no such word")
@@ -187,7 +187,7 @@ def test_a_client_that_does_not_read_holds_up_nobody() -> None:
 
     def much(prelude: Prelude) -> Steps:
         for _ in range(100):
-            yield from prelude.send(CHALLENGE)
+            yield from prelude.write(CHALLENGE)
 
     with serve(Echo, stages=(much,)) as served:
         deaf, client = served.connect(), served.connect()

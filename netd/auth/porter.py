@@ -14,7 +14,7 @@ from netd.auth.keyring import Key, Keyring, User
 from netd.auth.keys import Keys
 from netd.auth.source import Source
 from netd.errors import Unauthenticated
-from netd.identity import NOBODY, Identity
+from netd.identity import NOBODY
 from netd.prelude import PAUSE, Prelude
 
 
@@ -35,9 +35,9 @@ class Porter:
             yield PAUSE
         return keyring
 
-    def let_in(self, prelude: Prelude, user: User, key: Key | None = None) -> User:
-        """The user, who has shown to be that. Raises Unauthenticated, and tells the log what the
-        user is not told."""
+    def let_in(self, prelude: Prelude, user: User, key: Key | None = None) -> None:
+        """Takes note of a user who has shown to be that. Raises Unauthenticated, and tells the log
+        what the user is not told."""
         try:
             if key is not None:
                 key.check(time.time())
@@ -45,14 +45,10 @@ class Porter:
         except Unauthenticated as error:
             self._logger.info("%s: %s", log.output().address(prelude.peer), error)
             raise
-        return user
-
-
-def identify(found: Identity, user: User) -> Identity:
-    """What is known of a client, now that this is known too."""
-    if found is NOBODY:
-        return user.identity
-    return replace(found, user=user.name, rights=user.rights)
+        if prelude.identity is NOBODY:
+            prelude.identity = user.identity  # for all its connections
+        else:
+            prelude.identity = replace(prelude.identity, user=user.name, rights=user.rights)
 
 
 def _go_on(prelude: Prelude) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Generator
 
 from netd.auth import userfile
 from netd.auth.keyring import Key, Keyring
-from netd.auth.porter import Porter, identify
+from netd.auth.porter import Porter
 from netd.auth.source import Source
 from netd.prelude import Prelude
 
@@ -59,5 +59,4 @@ class Preshared(Porter):
         when it may not use the service, or its key is not in use."""
         key = offer.key
         assert key is not None, "nobody has the key of a name that nobody has"
-        user = self.let_in(prelude, key.user, key)
-        prelude.identity = identify(prelude.identity, user)
+        self.let_in(prelude, key.user, key)

@@ -87,7 +87,7 @@ class ControlServer(UnixStreamServer):
         self.service.gate.admit(origin)
         request.setblocking(False)
         self.sessions[request] = ControlConnection(
-            request, client_address, self.service, origin, self._get_own_loop(), self._over,
+            request, client_address, self.service, origin, self._get_own_loop(), self.over,
             caller=caller, on_weight=self._lighten,
         )  # fmt: skip
         return request
