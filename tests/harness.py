@@ -49,8 +49,10 @@ from netd.server import Server, TCPServer, UDPServer, UnixDatagramServer, UnixSt
 from netd.service import Service
 from netd.stanza import Stanza
 
-PATIENCE = 5.0
+PATIENCE = 15.0
 """Seconds after which a test gives up a wait."""
+_USUAL = 0.015
+"""Seconds that `_loop` takes on the machines for which the bounds of `cheap` are given."""
 
 STREAMS = ("tcp", "tcp6", "unix")
 DATAGRAMS = ("udp", "udp6", "unix-dgram")
@@ -157,6 +159,23 @@ def wait_until(predicate: Callable[[], T], timeout: float = PATIENCE) -> T:
         assert time.monotonic() < end, f"still {found!r} after {timeout} s"
         time.sleep(0.002)
     return found
+
+
+@contextmanager
+def cheap(seconds: float) -> Iterator[None]:
+    """Fails when a `with` takes more CPU time; on a machine that is slower than usual, which the
+    same loop before and after it shows, as much more."""
+    before, began = _loop(), time.process_time()
+    yield
+    spent = time.process_time() - began
+    slowness = max(_USUAL, before, _loop()) / _USUAL
+    assert spent < seconds * slowness, f"{spent:.2f} s on a machine {slowness:.1f} times as slow"
+
+
+def _loop() -> float:
+    began = time.process_time()
+    sum(n % 7 for n in range(200_000))
+    return time.process_time() - began
 
 
 def read_exactly(sock: socket.socket, size: int) -> bytes:

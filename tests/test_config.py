@@ -6,14 +6,13 @@ import json
 import os
 import re
 import subprocess
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from harness import COMMAND, PATIENCE, environment
+from harness import COMMAND, PATIENCE, cheap, environment
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from written import faults, loaded, write
@@ -247,13 +246,11 @@ def test_five_hundred_services_are_loaded_in_no_time(tmp_path: Path) -> None:
         "    idle_timeout: 1m\n"
         for n in range(500)
     )
-    began = time.process_time()
-    assert len(loaded(tmp_path, text).services) == 500
-    assert time.process_time() - began < 0.9
+    with cheap(0.9):
+        assert len(loaded(tmp_path, text).services) == 500
     broken = text.replace("upper", "uper").replace("1m", "1").replace("only_from", "ony_from")
-    began = time.process_time()
-    assert len(faults(tmp_path, broken)) == 1500
-    assert time.process_time() - began < 2
+    with cheap(2):
+        assert len(faults(tmp_path, broken)) == 1500
 
 
 # -- whatever the file holds

@@ -245,10 +245,8 @@ def test_kill_ends_a_session(tmp_path: Path, handler: str) -> None:
         assert say(sock, b"a\n")
         assert say(other, b"b\n")
         id = session_of(client, sock)["id"]
-        began = monotonic()
         assert client.data("kill", ids=[id, "no-such"]) == {"killed": [id], "unknown": ["no-such"]}
         assert read_all(sock) == b""
-        assert monotonic() - began < 1.0
         netd.wait_for_log(rf"it: session id={id} .* reason=killed$")
         assert say(other, b"still here\n")
         assert client.data("stats")["services"]["it"]["ended"] == {"killed": 1}

@@ -152,10 +152,8 @@ def test_those_who_say_nothing_make_way(path: Path) -> None:
     """A thousand of them keep nobody out; the first to come are the first to go, and hear why."""
     with ExitStack() as closing_all:
         idle = [closing_all.enter_context(closing(Client(path))) for _ in range(1000)]
-        began = monotonic()
         with closing(Client(path)) as client:
             assert client.data("list") == []
-            assert monotonic() - began < 1.0
         reply = idle[0].read()
         assert reply["error"] == "busy"
         assert "too many clients" in reply["message"]

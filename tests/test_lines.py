@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from itertools import pairwise
 
 import pytest
+from harness import cheap
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -193,10 +193,9 @@ def test_what_was_searched_is_not_searched_again() -> None:
     reader = LineReader(2**24)
     reader.receive_data(b"x" * 2**23)
     assert reader.next_line() is None
-    started = time.process_time()
-    for _ in range(20_000):
-        reader.receive_data(b"x")
-        assert reader.next_line() is None
-    assert time.process_time() - started < 1
+    with cheap(1):
+        for _ in range(20_000):
+            reader.receive_data(b"x")
+            assert reader.next_line() is None
     reader.receive_data(b"\n")
     assert reader.next_line() == b"x" * (2**23 + 20_000)

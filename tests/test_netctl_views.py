@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from harness import cheap
 from replies import EVIL, EXPLANATION, NOW, RELOAD, REPLIES, SESSION, event, service, status
 from rich.cells import cell_len
 from rich.text import Text
@@ -189,9 +190,8 @@ def test_sessions_of_a_pipe_are_fields() -> None:
 
 def test_many_sessions_are_shown_at_once() -> None:
     """Ten thousand of them take no time to speak of."""
-    began = time.process_time()
-    assert len(listings.sessions([SESSION] * 10_000, 200)) == 10_001
-    assert time.process_time() - began < 2
+    with cheap(2):
+        assert len(listings.sessions([SESSION] * 10_000, 200)) == 10_001
 
 
 @pytest.mark.parametrize(

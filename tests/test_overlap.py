@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import socket
-import time
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from harness import free_port
+from harness import cheap, free_port
 
 from netd import overlap
 from netd.address import parse_address
@@ -168,6 +167,5 @@ def test_the_kernel_agrees(
 def test_ten_thousand_addresses_are_compared_in_no_time() -> None:
     """Each only with those that it could meet."""
     addresses = [f"tcp://10.0.{n >> 8}.{n & 255}:9" for n in range(10_000)]
-    began = time.process_time()
-    assert not problems(*addresses)
-    assert time.process_time() - began < 1
+    with cheap(1):
+        assert not problems(*addresses)

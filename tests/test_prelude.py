@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from harness import PATIENCE, STREAMS, Served, read_all, read_exactly, serve, wait_until
 
+from netd.control.sessions import state_of
 from netd.deadline import Timeouts
 from netd.entrance import MAX_UNANNOUNCED
 from netd.errors import Unauthenticated
@@ -238,10 +239,11 @@ def test_a_session_keeps_its_number_and_its_beginning(handler: Any) -> None:
         client = served.connect()
         assert read_exactly(client, 1) == b"?"
         prelude = only_session(served)
+        assert state_of(prelude, monotonic()) == "handshake"
         client.sendall(b"sesame")
         assert read_exactly(client, 4) == b"Ali:"
         session = only_session(served)
-        assert session is not prelude
+        assert state_of(session, monotonic()) == "open"
         assert (session.id, session.began) == (prelude.id, prelude.began)
         assert session.identity.user == "Ali"
 
