@@ -11,7 +11,7 @@ from contextlib import suppress
 from functools import partial
 from time import monotonic
 
-from harness import PATIENCE, ask, read_all, read_exactly
+from harness import PATIENCE, ask, read_all, read_exactly, slowness
 
 from faults.fault import ANY, Fault, LateError, Refusals, Sessions
 from faults.setups import STANDARD
@@ -93,7 +93,7 @@ def _was_cut(client: socket.socket, since: float, filled: float, kernel: float) 
     # By a reset, after which the kernel keeps nothing for it either.
     assert client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNRESET
     assert now - since >= 0.5
-    if now - filled - kernel > 2:
+    if now - filled - kernel > 2 * slowness():
         raise LateError(f"cut after {now - filled:.3f} s, {kernel:.3f} s of them the kernel's")
 
 

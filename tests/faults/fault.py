@@ -10,6 +10,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
+from harness import slowness
+
 from faults.target import Target
 
 LATE = 0.25
@@ -168,7 +170,7 @@ def _come_to_rest(
         return _differences("growth of counters", _growth(target, before), expected)
 
     expected = _sum(fault.counters or {}, *(end.counters for end in fault.ends)) | dict(told)
-    end = time.monotonic() + BACK
+    end = time.monotonic() + BACK * slowness()
     while (found := differences()) and time.monotonic() < end:
         time.sleep(0.002)
     assert not found, found

@@ -10,7 +10,15 @@ import time
 from contextlib import suppress
 from time import monotonic
 
-from harness import ask, new_folder, read_all, read_exactly, wait_until, write_config
+from harness import (
+    ask,
+    new_folder,
+    read_all,
+    read_exactly,
+    slowness,
+    wait_until,
+    write_config,
+)
 
 from faults.fault import ANY, DRAINED, Fault, Sessions, ends_in_time
 from faults.setups import PATIENT, SMALL, STANDARD, running, service, small
@@ -113,10 +121,10 @@ def _terminate_twice(target: Target) -> None:
 def _terminate_at_the_start(_target: Target) -> None:
     """Ends another daemon while it starts, at ever later moments, until it is ready before."""
     with new_folder() as folder:
-        statuses = []
+        statuses, factor = [], slowness()
         for delay in range(0, 1000, 25):
             with running(small("1s"), settled=False, ready=False, folder=folder) as other:
-                time.sleep(delay / 1000)  # nothing is waited for: any moment will do
+                time.sleep(delay / 1000 * factor)  # nothing is waited for: any moment will do
                 statuses.append(other.netd.stop())
                 assert not any("Traceback" in line for line in other.log())
                 if any("ready: " in line for line in other.log()):
