@@ -14,7 +14,7 @@ from contextlib import suppress
 from functools import partial
 from time import monotonic
 
-from harness import PATIENCE, ask, read_all, read_exactly
+from harness import PATIENCE, ask, read_all, read_exactly, slowness
 
 from faults.fault import Fault, LateError, Sessions, ends_in_time
 from faults.setups import STANDARD
@@ -35,7 +35,7 @@ def _trickle(
     """Sends a byte on each of 1,000 connections now and then, until netd has closed them all. They
     come so many milliseconds `apart`, as over a network, and so do their deadlines."""
     opened: dict[int, tuple[socket.socket, float]] = {}
-    poll, to_come = select.poll(), 1000
+    poll, to_come, factor = select.poll(), 1000, slowness()
     received, said, next_byte = 0, dict[int, bytes](), monotonic()
     while opened or to_come:
         if to_come:
@@ -56,7 +56,7 @@ def _trickle(
             said[fd] += data
             if not data:
                 late = monotonic() - began - deadline
-                if abs(late) > 1:
+                if not -1 < late < factor:
                     raise LateError(f"closed {late:+.3f} s from its deadline")
                 assert said.pop(fd).lstrip(b"a") == last_words
                 poll.unregister(fd)
