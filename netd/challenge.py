@@ -59,26 +59,6 @@ _LABEL: Final = b"netd-srv-1"
 _HALF: Final = 16
 
 
-class SharedKey:
-    """A key that client and server have, ready to sign with: what an HMAC does with the key alone
-    is done once, which is a third of it."""
-
-    __slots__ = ("_begun", "_secret")
-
-    def __init__(self, secret: bytes) -> None:
-        self._secret = secret
-        self._begun: dict[str, hmac.HMAC] = {}
-
-    def sign(self, message: bytes, digest: Literal["md5", "sha256"] = "sha256") -> bytes:
-        """The HMAC of a message."""
-        begun = self._begun.get(digest)
-        if begun is None:  # only now: there are systems without MD5
-            begun = self._begun[digest] = hmac.new(self._secret, digestmod=digest)
-        mac = begun.copy()
-        mac.update(message)
-        return mac.digest()
-
-
 @dataclass(frozen=True, slots=True)
 class Channel:
     """The way between a client and a server, as both know it."""
@@ -90,7 +70,8 @@ class Channel:
     @lru_cache(64)
     def to(address: tuple[Any, ...] | str, certificate: bytes | None = None) -> Channel:
         """The way to where a listener is: the client's `getpeername()`, and `getsockname()` of the
-        server's connection. `certificate` is the server's (DER) under TLS."""
+        server's listening socket; they are the same unless something in between has another port,
+        such as a port that is forwarded. `certificate` is the server's (DER) under TLS."""
         if isinstance(address, tuple):
             listener = b"tcp:%d" % address[1]
         else:
@@ -99,9 +80,10 @@ class Channel:
             return Channel(listener)
         return Channel(listener, hashlib.sha256(certificate).digest())
 
-    def tag(self, key: SharedKey, nonce: bytes) -> bytes:
+    def tag(self, key: bytes, nonce: bytes) -> bytes:
         """What shows that the server at its end has a key."""
-        return key.sign(_LABEL + self.listener + self.certificate + nonce)[: SIZE - NONCE_SIZE]
+        message = _LABEL + self.listener + self.certificate + nonce
+        return hmac.digest(key, message, "sha256")[: SIZE - NONCE_SIZE]
 
 
 # -- the client
@@ -110,7 +92,7 @@ class Channel:
 def verify(challenge: bytes, key: bytes, channel: Channel) -> bool:
     """Whether a challenge came from a server that has the key, by this very way."""
     nonce, tag = challenge[:NONCE_SIZE], challenge[NONCE_SIZE:]
-    return hmac.compare_digest(tag, channel.tag(SharedKey(key), nonce))
+    return hmac.compare_digest(tag, channel.tag(key, nonce))
 
 
 def answer(challenge: bytes, key: bytes, digest: Literal["md5", "sha256"]) -> bytes:
@@ -142,7 +124,7 @@ class Challenge:
 
     __slots__ = ("_digest", "_expected", "_keys", "_taken", "_text", "wanted")
 
-    def __init__(self, text: bytes, keys: Sequence[SharedKey], digest: Digest = "auto") -> None:
+    def __init__(self, text: bytes, keys: Sequence[bytes], digest: Digest = "auto") -> None:
         """`text` is a nonce with its tag; any of the `keys` lets the client in."""
         self._text = text
         self._keys = keys
@@ -188,7 +170,7 @@ class Challenge:
         found = None
         if self._digest in ("auto", digest):
             for index, key in enumerate(self._keys):
-                whole = key.sign(self._text, digest)
+                whole = answer(self._text, key, digest)
                 if hmac.compare_digest(whole[:_HALF], self._taken):
                     found = index, whole
         return found

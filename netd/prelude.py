@@ -61,6 +61,8 @@ _AT_END = EPOLLRDHUP | EPOLLHUP | EPOLLERR
 class Host(Protocol):
     """What a prelude asks of the server; `netd.entrance` is that."""
 
+    server_address: Any
+
     def let_in(self, prelude: Prelude) -> float: ...
     def exchange(self, prelude: Prelude, request: Any) -> None: ...
     def go_on(self, prelude: Prelude) -> None: ...
@@ -71,8 +73,8 @@ class Host(Protocol):
 class Prelude(StepConnection):
     """A connection on its way to its handler, watched by the serving loop.
 
-    For stages: `request`, `service`, `client_address`, `origin`, `peer`, `user`, `identity`, and
-    `receive`, `receive_some`, `take`, `peek`, `write`, `speaks_for`."""
+    For stages: `request`, `service`, `client_address`, `origin`, `peer`, `listener`, `user`,
+    `identity`, and `receive`, `receive_some`, `take`, `peek`, `write`, `speaks_for`."""
 
     # None of its own: it becomes a StepConnection when its stages are over.
     __slots__ = ()
@@ -98,6 +100,11 @@ class Prelude(StepConnection):
     def speaks_for(self, client_address: Any) -> None:
         """The peer is a proxy, and this is the client."""
         self.client_address, self._peer = client_address, None
+
+    @property
+    def listener(self) -> Any:
+        """Where the listener is, as the socket module has it."""
+        return self._host.server_address
 
     @property
     def user(self) -> str | None:

@@ -16,6 +16,9 @@ from netd.errors import Unauthenticated
 from netd.prelude import READ, Prelude, Steps
 from netd.scram import Denied, Exchange, Proven, end_point
 
+NONCES = 64
+"""Nonces that are drawn at once."""
+
 
 class Authentication(Porter):
     """What a service with the key `auth` asks of each client; it is a stage."""
@@ -27,6 +30,8 @@ class Authentication(Porter):
         load = userfile.load_shared if stanza.users is None else userfile.load
         super().__init__(service, source, load)
         self._digest = stanza.digest
+        self._nonces: list[bytes] = []
+        """Drawn beforehand: one call of the kernel brings many."""
         ways = {"hmac": self._by_challenge, "peer": self._by_uid, "certificate": self._by_name}
         self._find = ways[stanza.method]
 
@@ -49,10 +54,10 @@ class Authentication(Porter):
     def _by_challenge(self, prelude: Prelude) -> Steps:
         keyring = self.keys.current() or (yield from self.keyring(prelude))
         certificate = prelude.identity.server_certificate or None
-        channel = Channel.to(prelude.request.getsockname(), certificate)
-        nonce = os.urandom(NONCE_SIZE)
-        text = nonce + channel.tag(keyring.own_key(time.time()), nonce)
-        challenge, event = Challenge(text, keyring.shared, self._digest), None
+        channel = Channel.to(prelude.listener, certificate)
+        nonce = self._nonce()
+        text = nonce + channel.tag(keyring.own_secret(time.time()), nonce)
+        challenge, event = Challenge(text, keyring.secrets, self._digest), None
         yield from prelude.write(text)
         if prelude.interest != READ:
             yield READ  # nobody can have answered yet
@@ -72,6 +77,14 @@ class Authentication(Porter):
         binding = None if certificate is None else end_point(certificate)
         exchange = Exchange(keyring.verifiers, binding, event.begun)
         yield from self._by_scram(prelude, keyring, exchange)
+
+    def _nonce(self) -> bytes:
+        try:
+            return self._nonces.pop()
+        except IndexError:
+            drawn = os.urandom(NONCES * NONCE_SIZE)
+        first, *self._nonces = (drawn[n * NONCE_SIZE :][:NONCE_SIZE] for n in range(NONCES))
+        return first
 
     def _by_scram(self, prelude: Prelude, keyring: Keyring, exchange: Exchange) -> Steps:
         while not isinstance(event := exchange.next_event(), Proven | Denied):
