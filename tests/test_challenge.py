@@ -20,12 +20,14 @@ from netd.challenge import (
     Digest,
     Hello,
     Known,
+    SharedKey,
     answer,
     verify,
 )
 from netd.errors import Unauthenticated
 
 KEYS = [b"linhaifeng bang bang bang", b"Jedan has a big key!", b"sixteen bytes ok"]
+SHARED = [SharedKey(key) for key in KEYS]
 TEXT = bytes(range(100, 100 + SIZE))
 TCP = Channel.to(("192.0.2.1", 9999))
 
@@ -36,7 +38,7 @@ keys = st.integers(0, len(KEYS) - 1)
 def judge(stream: bytes, chunks: Iterable[int], digest: Digest = "auto", text: bytes = TEXT) -> Any:
     """(what the server finds, what it has left of the stream), with reads of these sizes at most,
     then a byte at a time."""
-    challenge, sizes, position = Challenge(text, KEYS, digest), iter(chunks), 0
+    challenge, sizes, position = Challenge(text, SHARED, digest), iter(chunks), 0
     event = None
     while event is None:
         size = min(challenge.wanted, max(1, next(sizes, 1)))
@@ -95,7 +97,7 @@ def test_half_an_answer_is_none(key: int, digest: Literal["md5", "sha256"], held
     """Exactly what is missing is wanted."""
     full = answer(TEXT, KEYS[key], digest)
     held %= len(full)
-    challenge = Challenge(TEXT, KEYS)
+    challenge = Challenge(TEXT, SHARED)
     for byte in full[:held]:
         assert challenge.judge(bytes([byte])) is None
     assert challenge.wanted == 16 - held % 16
@@ -121,17 +123,27 @@ def test_classic_answers_are_those_of_the_hmac_module() -> None:
     assert answer(TEXT, KEYS[0], "sha256") == hmac.new(KEYS[0], TEXT, hashlib.sha256).digest()
 
 
+@given(st.binary(max_size=200), st.lists(st.tuples(st.binary(max_size=200), digests), max_size=4))
+def test_a_shared_key_signs_as_the_hmac_module_does(
+    key: bytes, messages: list[tuple[bytes, Literal["md5", "sha256"]]]
+) -> None:
+    """One message after the other, as though there had been none before."""
+    shared = SharedKey(key)
+    for message, digest in messages:
+        assert shared.sign(message, digest) == hmac.digest(key, message, digest)
+
+
 def test_more_than_is_wanted_cannot_be_given() -> None:
     """It would be lost to the service."""
     with pytest.raises(ValueError, match="more than was wanted"):
-        Challenge(TEXT, KEYS).judge(bytes(17))
+        Challenge(TEXT, SHARED).judge(bytes(17))
 
 
 # -- what a knowing client sees
 
 
 def challenge_by(channel: Channel, key: bytes = KEYS[0], nonce: bytes = bytes(16)) -> bytes:
-    return nonce + channel.tag(key, nonce)
+    return nonce + channel.tag(SharedKey(key), nonce)
 
 
 def test_the_tag_is_made_as_written_down() -> None:
@@ -139,10 +151,10 @@ def test_the_tag_is_made_as_written_down() -> None:
     nonce, certificate = bytes(range(16)), b"a certificate"
     message = b"netd-srv-1" + b"tcp:9999" + hashlib.sha256(certificate).digest() + nonce
     tag = hmac.new(KEYS[0], message, "sha256").digest()[:16]
-    assert Channel.to(("::1", 9999, 0, 0), certificate).tag(KEYS[0], nonce) == tag
+    assert Channel.to(("::1", 9999, 0, 0), certificate).tag(SHARED[0], nonce) == tag
     message = b"netd-srv-1" + b"unix:/run/netd/upper.sock" + bytes(32) + nonce
     tag = hmac.new(KEYS[0], message, "sha256").digest()[:16]
-    assert Channel.to("/run/netd/upper.sock").tag(KEYS[0], nonce) == tag
+    assert Channel.to("/run/netd/upper.sock").tag(SHARED[0], nonce) == tag
 
 
 @pytest.mark.parametrize(
@@ -197,11 +209,11 @@ def test_no_client_can_be_made_to_sign_a_tag(path: str, secure: bool) -> None:
     channel = Channel.to(path, b"a certificate" if secure else None)
     signed = b"netd-srv-1" + channel.listener + channel.certificate + bytes(16)
     assert len(signed) > SIZE
-    assert answer(signed[-SIZE:], KEYS[0], "sha256")[:16] != channel.tag(KEYS[0], bytes(16))
+    assert answer(signed[-SIZE:], KEYS[0], "sha256")[:16] != channel.tag(SHARED[0], bytes(16))
 
 
 @given(st.text("ab:", max_size=4), st.text("ab:", max_size=4))
 def test_no_two_listeners_have_the_same_tag(one: str, other: str) -> None:
     """What it is over can be read in one way only."""
-    tags = [Channel.to(path).tag(KEYS[0], bytes(16)) for path in (one, other)]
+    tags = [Channel.to(path).tag(SHARED[0], bytes(16)) for path in (one, other)]
     assert (tags[0] == tags[1]) == (one == other)

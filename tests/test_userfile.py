@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ from netd.auth.keyring import MAX_KEYS, Keyring
 from netd.auth.rights import EVERYTHING, Rights, allows
 from netd.auth.source import Source
 from netd.auth.userfile import format_moment, parse, parse_moment
+from netd.challenge import SharedKey
 from netd.errors import ConfigError, Unauthenticated
 from netd.scram import SLOTS
 from netd.verifier import Verifier
@@ -43,6 +45,12 @@ def keyring(text: str = FILE) -> Keyring:
     return parse(text.encode(), "users.yaml").keyring()
 
 
+def are(keys: Sequence[SharedKey], *secrets: str) -> bool:
+    """Whether these are the keys, as far as they show."""
+    signed = [hmac.digest(secret.encode(), b"a message", "sha256") for secret in secrets]
+    return [key.sign(b"a message") for key in keys] == signed
+
+
 def faults(text: str) -> list[str]:
     """What is wrong with a file; no more is said of it than its author may read to others."""
     with pytest.raises(ConfigError) as caught:
@@ -64,7 +72,7 @@ def test_users_have_keys_and_roles() -> None:
     """As they are written."""
     found = keyring()
     assert sorted(found.users) == ["alice", "bob"]
-    assert found.secrets == [KEY.encode(), OTHER.encode()]
+    assert are(found.shared, KEY, OTHER)
     alice = found.users["alice"]
     assert alice.rights == Rights(
         frozenset({"upper", "exec", "files"}), frozenset({"uptime"}), None
@@ -142,18 +150,19 @@ def test_decoys_fill_the_slots() -> None:
 def test_a_file_of_verifiers_alone_has_no_use_for_classic_clients() -> None:
     """Whoever reads it cannot come in by it."""
     found = keyring(f'users: {{carol: {{keys: [{{verifier: "{VERIFIER}"}}]}}}}')
-    assert found.secrets == []
+    assert not found.shared
     assert str(found.verifiers("carol")[0]) == VERIFIER
 
 
 def test_the_tag_is_made_with_the_key_of_a_sole_user() -> None:
     """Of several users nobody could tell which of their keys to look at it with."""
     sole = keyring(f"users: {{carol: {{keys: [{{secret: {KEY}}}]}}, bob: {{uid: 5}}}}")
-    assert sole.own_secret(0.0) == KEY.encode()
+    assert are([sole.own_key(0.0)], KEY)
     several = keyring(
         f"users: {{carol: {{keys: [{{secret: {KEY}}}]}}, bob: {{keys: [{{secret: {OTHER}}}]}}}}"
     )
-    assert several.own_secret(0.0) not in several.secrets
+    assert several.own_key(0.0) not in several.shared
+    assert not are([several.own_key(0.0)], KEY)
 
 
 def test_the_tag_is_made_with_a_key_in_use() -> None:
@@ -165,10 +174,10 @@ def test_the_tag_is_made_with_a_key_in_use() -> None:
     moment = datetime(2026, 11, 20, 9, tzinfo=UTC).timestamp()
     for keys in (f"{ends}, {starts}", f"{starts}, {ends}"):
         sole = keyring(f"users: {{carol: {{keys: [{keys}]}}}}")
-        assert sole.own_secret(moment - 1) == KEY.encode()
-        assert sole.own_secret(moment) == OTHER.encode()
+        assert are([sole.own_key(moment - 1)], KEY)
+        assert are([sole.own_key(moment)], OTHER)
     ended = keyring(f"users: {{carol: {{keys: [{ends}]}}}}")
-    assert ended.own_secret(moment) != KEY.encode()
+    assert not are([ended.own_key(moment)], KEY)
 
 
 @pytest.mark.parametrize("text", ["", "users:", "users: {}", "{}", "# nobody yet\n"])
@@ -177,7 +186,7 @@ def test_a_file_without_users_lets_nobody_in(text: str) -> None:
     if text == "users:":
         assert faults(text)
     else:
-        assert keyring(text).secrets == []
+        assert not keyring(text).shared
 
 
 @pytest.mark.parametrize(
@@ -296,8 +305,8 @@ def shared(tmp_path: Path, text: str) -> Keyring:
 def test_a_shared_key_is_a_line(tmp_path: Path, text: str) -> None:
     """Without the end of the line, which an editor adds."""
     found = shared(tmp_path, text)
-    assert found.secrets == [KEY.encode()]
-    assert found.own_secret(0.0) == KEY.encode()
+    assert are(found.shared, KEY)
+    assert are([found.own_key(0.0)], KEY)
     assert found.classic(0).user.name == "shared"
     assert found.verifiers("shared")[0] == found.keys[0].verifier
 
@@ -305,8 +314,8 @@ def test_a_shared_key_is_a_line(tmp_path: Path, text: str) -> None:
 def test_a_shared_key_can_be_changed_while_clients_have_either(tmp_path: Path) -> None:
     """The first of two lines is the one that the server shows it has."""
     found = shared(tmp_path, f"{KEY}\n{OTHER}\n")
-    assert found.secrets == [KEY.encode(), OTHER.encode()]
-    assert found.own_secret(0.0) == KEY.encode()
+    assert are(found.shared, KEY, OTHER)
+    assert are([found.own_key(0.0)], KEY)
 
 
 @pytest.mark.parametrize(

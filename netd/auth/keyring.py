@@ -11,6 +11,7 @@ from math import inf
 from typing import Final, NoReturn
 
 from netd.auth.rights import EVERYTHING, Rights, allows
+from netd.challenge import SharedKey
 from netd.errors import Unauthenticated
 from netd.identity import Identity
 from netd.scram import SLOTS
@@ -58,11 +59,6 @@ class Key:
     end: float | None = None
     """When it is one no more."""
 
-    def holds(self, now: float) -> bool:
-        """Whether it is in use at a point of time."""
-        begun = self.start is None or self.start <= now
-        return begun and (self.end is None or now < self.end)
-
     def check(self, now: float) -> None:
         """Raises Unauthenticated unless it is in use at a point of time."""
         if self.start is not None and now < self.start:
@@ -91,13 +87,13 @@ class Keyring:
         self.users = {user.name: user for user in users}
         self._seed = seed or os.urandom(32)
         self._classic = [key for key in self.keys if key.secret is not None]
-        self.secrets = [key.secret for key in self._classic if key.secret is not None]
+        self.shared = [SharedKey(key.secret) for key in self._classic if key.secret is not None]
         """What the answer of a classic client may have been made with."""
         owners = {key.user.name for key in self.keys}
         # A tag can be made with one key only. Where there are several users it is made with one
         # that nobody has: then clients who want to know the server have to speak version 2.
-        self._sole = self._classic if len(owners) == 1 else []
-        self._nobodys = os.urandom(32)
+        self._sole = [*zip(self._classic, self.shared, strict=True)] if len(owners) == 1 else []
+        self._nobodys = SharedKey(os.urandom(32))
         self._slots: dict[str, list[Key]] = {}
         for key in self.keys:
             self._slots.setdefault(key.user.name, []).append(key)
@@ -116,15 +112,15 @@ class Keyring:
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {len(self.users)} users, {len(self.keys)} keys>"
 
-    def own_secret(self, now: float) -> bytes:
+    def own_key(self, now: float) -> SharedKey:
         """What the server shows that it has: the first key in use of a sole user."""
-        for key in self._sole:
-            if key.secret is not None and key.holds(now):
-                return key.secret
+        for key, shared in self._sole:
+            if key.is_in_use(now):
+                return shared
         return self._nobodys
 
     def classic(self, index: int) -> Key:
-        """The key that is the one of this index in `secrets`."""
+        """The key that is the one of this index in `shared`."""
         return self._classic[index]
 
     def verifiers(self, name: str) -> Sequence[Verifier]:

@@ -56,8 +56,8 @@ class Authentication(Porter):
         certificate = prelude.identity.server_certificate or None
         channel = Channel.to(prelude.listener, certificate)
         nonce = self._nonce()
-        text = nonce + channel.tag(keyring.own_secret(time.time()), nonce)
-        challenge, event = Challenge(text, keyring.secrets, self._digest), None
+        text = nonce + channel.tag(keyring.own_key(time.time()), nonce)
+        challenge, event = Challenge(text, keyring.shared, self._digest), None
         yield from prelude.write(text)
         if prelude.interest != READ:
             yield READ  # nobody can have answered yet
