@@ -23,10 +23,10 @@ from netd.auth import keys
 from netd.auth.register import change
 from netd.auth.rights import allows
 from netd.auth.source import Source
-from netd.auth.stage import Authentication
+from netd.auth.stage import NONCES, Authentication
 from netd.auth.stanza import AuthStanza
 from netd.auth.userfile import RoleStanza, UserFile
-from netd.challenge import SIZE, Channel, answer, verify
+from netd.challenge import NONCE_SIZE, SIZE, Channel, answer, verify
 from netd.deadline import Timeouts
 from netd.errors import Unauthenticated
 from netd.gate import Admission
@@ -149,6 +149,16 @@ def test_a_classic_client_is_let_in(
                 by_hmac(client, key, digest, more=b"0123456789abcdefghij")
                 assert read_exactly(client, 27) == b"shared:0123456789ABCDEFGHIJ"
         assert dict(served.service.gate.refused) == {}
+
+
+def test_no_client_is_asked_what_another_was_asked(shared: AuthStanza) -> None:
+    """Though nonces are drawn many at a time."""
+    with guarded(shared) as served:
+        asked = set()
+        for _ in range(2 * NONCES + 1):
+            with served.connect() as client:
+                asked.add(read_exactly(client, SIZE)[:NONCE_SIZE])
+    assert len(asked) == 2 * NONCES + 1
 
 
 @pytest.mark.parametrize("digest", ["md5", "sha256"])

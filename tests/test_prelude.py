@@ -248,6 +248,32 @@ def test_a_session_keeps_its_number_and_its_beginning(handler: Any) -> None:
         assert session.identity.user == "Ali"
 
 
+@pytest.mark.parametrize("base", [Echo, Talk])
+def test_a_handler_that_cannot_be_made_ends_the_session_and_no_more(base: Any, caplog: Any) -> None:
+    """The loop watches nothing for it any more, and the next client is served."""
+
+    class Picky(base):  # type: ignore[misc]
+        def __init__(self, request: Any, client_address: Any, server: Any) -> None:
+            if not server.service.counters.ended:
+                raise ZeroDivisionError("the first one")
+            super().__init__(request, client_address, server)
+
+    with serve(Picky, stages=(password,)) as served:
+        wait_until(lambda: served.server.interest > 0)
+        watched = len(served.server._loop._watched)
+        client = served.connect()
+        client.sendall(b"sesame")
+        assert read_all(client) == b"?"
+        wait_until(lambda: served.service.counters.ended)
+        assert dict(served.service.counters.ended) == {"error": 1}
+        assert "the first one" in caplog.text
+        wait_until(lambda: served.service.gate.open == 0)
+        assert len(served.server._loop._watched) == watched
+        client = served.connect()
+        client.sendall(b"sesame")
+        assert read_exactly(client, 5) == b"?Ali:"
+
+
 def test_the_gate_judges_by_what_is_announced() -> None:
     """Rules, the handler and the log see the client whom the announcement names."""
     rules = Admission(no_access=["127.0.9.0/24"])
