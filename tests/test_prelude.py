@@ -262,6 +262,7 @@ def test_a_handler_that_cannot_be_made_ends_the_session_and_no_more(base: Any, c
         wait_until(lambda: served.server.interest > 0)
         watched = len(served.server._loop._watched)
         client = served.connect()
+        wait_until(lambda: only_session(served).interest > 0)
         client.sendall(b"sesame")
         assert read_all(client) == b"?"
         wait_until(lambda: served.service.counters.ended)
