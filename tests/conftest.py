@@ -14,6 +14,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# How long an example takes is a matter of the machine.
+settings.register_profile("netd", deadline=None)
+settings.load_profile("netd")
 
 ROOM, GATE = Path(__file__).parent, Path(__file__)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from harness import wait_until
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from netd.arena import (
@@ -214,7 +214,6 @@ def test_arbitrary_batches_come_back(carrier: type[Arena | Plain], host: str) ->
         line = Line(carrier, host, closing)
         clients = [line.client() for _ in range(2)]
 
-        @settings(deadline=None)
         @given(
             st.lists(
                 st.tuples(st.integers(0, 1), st.binary(max_size=200), st.none() | ANSWERS),

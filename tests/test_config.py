@@ -296,7 +296,7 @@ def read(file: Path, text: str) -> tuple[Config | None, tuple[str, ...]]:
     return None, problems
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(FILES)
 @example({"services": {"s": {"protocol": "upper", "listen": ["fd:a\nb", "tcp://\x1b:1"]}}})
 @example({"services": {"s": {"protocol": "upper", "listen": ["tcp://\x1b:1", "tcp://\x1b:1"]}}})
@@ -312,7 +312,6 @@ def test_any_values_are_loaded_or_refused_with_their_places(values: Any) -> None
             assert read(file, dump.to_yaml(found)) == (found, ())
 
 
-@settings(deadline=None)
 @given(st.text(st.characters(exclude_categories=["Cs"])) | st.text("{}[]:,-#&*!|>'\"% \nab1"))
 def test_any_text_is_loaded_or_refused_with_its_places(text: str) -> None:
     """Whatever somebody saves."""
@@ -342,7 +341,6 @@ def paths(tree: Any) -> list[tuple[Any, ...]]:
     return [(), *((key, *path) for key, value in items for path in paths(value))]
 
 
-@settings(deadline=None)
 @given(st.sampled_from([path for path in paths(SOUND) if path and path[-1] not in KINDS]), VALUES)
 def test_a_fault_is_told_in_the_line_of_the_value_that_has_it(
     path: tuple[Any, ...], value: Any

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from harness import PATIENCE, STREAMS, ask, read_all, read_exactly, serve, wait_until
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from kinds import MUCH, ended, faults
 
@@ -61,7 +61,6 @@ def next_unit(conversation: Conversation, kind: str, size: int) -> bytes | None:
     return conversation.read_line() if kind == "line" else conversation.read_exactly(size)
 
 
-@settings(deadline=None)
 @given(UNITS, st.integers(1, 30), st.binary(max_size=20))
 def test_units_of_all_kinds_follow_each_other(
     units: list[tuple[str, bytes]], piece: int, trailing: bytes

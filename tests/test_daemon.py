@@ -220,7 +220,7 @@ def test_signals_are_obeyed_while_it_drains() -> None:
         say(client, b"here")
         netd.send_signal(signal.SIGTERM)
         wait_until(lambda: is_refused(netd))
-        assert netd.state()["netd"]["open"] == 1
+        wait_until(lambda: netd.state()["netd"]["open"] == 1)
         client.close()
         assert netd.wait() == 0
 

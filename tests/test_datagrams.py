@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 
 import pytest
 from harness import wait_until
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from netd import arena, lease
@@ -189,7 +189,6 @@ def test_arbitrary_datagrams_come_back(in_place: str, host: str) -> None:
         clients = [tried.client() for _ in range(3)]
         total = 0
 
-        @settings(deadline=None)
         @given(st.lists(st.tuples(st.integers(0, 2), st.binary(max_size=100),
                                   st.sampled_from([1, 1, 1, 20])), max_size=30))  # fmt: skip
         def check(sent: list[tuple[int, bytes, int]]) -> None:

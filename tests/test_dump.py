@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from harness import CHECKOUT, COMMAND, PATIENCE, environment
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from written import loaded, write
 
@@ -127,7 +127,6 @@ SERVICE: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
 )
 
 
-@settings(deadline=None)
 @given(
     st.lists(SERVICE, max_size=3), st.fixed_dictionaries({}, optional={"drain_timeout": DURATION})
 )

@@ -80,7 +80,6 @@ def split(data: bytes, cuts: list[int]) -> list[bytes]:
 
 
 @given(frames=FRAMES, cuts=CUTS)
-@settings(deadline=None)
 def test_frames_survive_the_way(frames: list[Frame], cuts: list[int]) -> None:
     """What is encoded is decoded, at once, byte by byte and wherever the stream is cut."""
     stream = b"".join(encode(header, body) for header, body in frames)
@@ -91,7 +90,6 @@ def test_frames_survive_the_way(frames: list[Frame], cuts: list[int]) -> None:
 
 
 @given(frames=FRAMES, trailing=st.binary(min_size=1, max_size=3), cuts=CUTS)
-@settings(deadline=None)
 def test_what_follows_the_frames_is_kept(
     frames: list[Frame], trailing: bytes, cuts: list[int]
 ) -> None:
@@ -104,7 +102,6 @@ def test_what_follows_the_frames_is_kept(
 
 
 @given(stream=st.binary(max_size=200), cuts=CUTS)
-@settings(deadline=None)
 def test_arbitrary_bytes_raise_protocol_error_only(stream: bytes, cuts: list[int]) -> None:
     """Whatever a peer sends is frames or its fault, never ours."""
     try:
@@ -115,7 +112,7 @@ def test_arbitrary_bytes_raise_protocol_error_only(stream: bytes, cuts: list[int
 
 
 @given(header=st.binary(max_size=60) | st.text('[]{}":,\\u0dNa1-+.eE \0é', max_size=60))
-@settings(deadline=None, max_examples=500)
+@settings(max_examples=500)
 def test_arbitrary_headers_raise_protocol_error_only(header: str | bytes) -> None:
     """The header is arbitrary and its length is right: an object comes out, or a fault."""
     try:
@@ -127,7 +124,6 @@ def test_arbitrary_headers_raise_protocol_error_only(header: str | bytes) -> Non
 
 
 @given(value=VALUES, name=TEXT)
-@settings(deadline=None)
 def test_getters_raise_refused_only(value: object, name: str) -> None:
     """A getter returns what it promises, or refuses in one line of printable text."""
     fields = Fields({name: value})
@@ -512,7 +508,6 @@ def test_replies_are_as_documented() -> None:
 
 
 @given(message=st.text(st.characters(), max_size=2000))
-@settings(deadline=None)
 def test_error_can_quote_whatever_the_peer_sent(message: str) -> None:
     """A message with control characters, NUL or surrogates can be sent, and shown."""
     header, _ = decode(encode(error(1, "refused", message)), body_limit=0)

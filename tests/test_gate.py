@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -58,7 +58,6 @@ def may_enter(peer: str, only_from: Iterable[str], no_access: Iterable[str]) -> 
 # -- access rules
 
 
-@settings(deadline=None)
 @given(PEERS, st.lists(BLOCKS, max_size=5), st.lists(BLOCKS, max_size=5))
 def test_the_most_specific_block_wins_and_a_tie_refuses(
     peer: str, only_from: list[str], no_access: list[str]
@@ -445,7 +444,6 @@ RULES = st.fixed_dictionaries(
 )
 
 
-@settings(deadline=None)
 @given(
     RULES,
     st.lists(

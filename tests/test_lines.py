@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 from harness import cheap
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from netd.errors import ProtocolError
@@ -68,7 +68,6 @@ def test_lines_byte_by_byte(sent: bytes, lines: list[bytes], rest: bytes) -> Non
     last=st.binary(max_size=20).filter(lambda line: b"\n" not in line),
     cuts=st.lists(st.integers(0, 200)),
 )
-@settings(deadline=None)
 def test_lines_do_not_depend_on_how_they_arrive(
     lines: list[bytes], last: bytes, cuts: list[int]
 ) -> None:
@@ -84,7 +83,6 @@ def test_lines_do_not_depend_on_how_they_arrive(
 
 
 @given(chunks=st.lists(st.binary(min_size=1, max_size=40)))
-@settings(deadline=None)
 def test_no_more_than_the_limit_and_a_chunk_is_held(chunks: list[bytes]) -> None:
     """Arbitrary bytes raise nothing but ProtocolError, and what stays held is bounded."""
     reader = LineReader(LIMIT)

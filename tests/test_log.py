@@ -324,7 +324,7 @@ any_text = st.text(st.characters(exclude_categories=()), max_size=60) | st.text(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(*[any_text] * 7), min_size=1, max_size=20))
 def test_any_text_stays_on_its_line(records: list[tuple[str, ...]]) -> None:
     """Any text in any field of a session or message gives one line without control characters."""
@@ -341,7 +341,7 @@ def test_any_text_stays_on_its_line(records: list[tuple[str, ...]]) -> None:
     assert all(line.isprintable() and re.match(STAMP, line) for line in lines)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(*[any_text] * 7), min_size=1, max_size=20))
 def test_json_gives_back_any_text(records: list[tuple[str, ...]]) -> None:
     """In JSON any text comes back, out of one line of printable ASCII that strict readers take.

@@ -359,7 +359,7 @@ def test_what_has_come_at_once_is_one_step(size: int, transport: str) -> None:
 
 
 @given(st.lists(st.binary(min_size=1, max_size=3 * MORSEL), min_size=1, max_size=8))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_every_byte_arrives_once_and_in_order(pieces: list[bytes]) -> None:
     """By whatever pieces it is sent."""
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from harness import PATIENCE, STREAMS, ask, read_all, read_exactly, serve
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from kinds import MUCH, ended
 
@@ -268,7 +268,6 @@ def test_a_session_that_is_over_is_over_for_a_socket_that_never_waits() -> None:
 TEXT = st.text(st.sampled_from("ab\n"), max_size=50)
 
 
-@settings(deadline=None)
 @given(TEXT, st.integers(1, 20), st.sampled_from(["rb", "rwb", "r", "rw"]), st.booleans())
 def test_lines_are_those_of_any_file(text: str, piece: int, mode: str, raw: bool) -> None:
     """Whatever pieces they come in."""

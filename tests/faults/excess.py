@@ -64,6 +64,7 @@ def _crowd(target: Target) -> None:
 
 def _never_read(target: Target, service: str, request: bytes, requests: int) -> None:
     """Asks for more than the kernel holds for a reader, and reads nothing."""
+    most = 2 * slowness()
     # Each may be owed 64 KiB, and has a session of some two. Of all of them one has a step under
     # way, which holds what was received and what is to be sent.
     with target.memory_growth(100 * (64 + 2) * 1024 + 2 * 64 * 1024):
@@ -81,10 +82,12 @@ def _never_read(target: Target, service: str, request: bytes, requests: int) -> 
             assert ready, f"{len(stuck)} clients are never cut"
             for fd, _ in ready:
                 poll.unregister(fd)
-                _was_cut(*stuck.pop(fd), filled, target.kernel_time() - before)
+                _was_cut(*stuck.pop(fd), filled, target.kernel_time() - before, most)
 
 
-def _was_cut(client: socket.socket, since: float, filled: float, kernel: float) -> None:
+def _was_cut(
+    client: socket.socket, since: float, filled: float, kernel: float, most: float
+) -> None:
     """Asserts that a client was reset a second after it was stuck, as write_timeout says. That it
     cannot send was seen at `since`; for netd, which may yet have the others' megabytes to take, it
     is stuck later, but soon after all are `filled`. What the `kernel` took to copy those, and to
@@ -93,7 +96,7 @@ def _was_cut(client: socket.socket, since: float, filled: float, kernel: float) 
     # By a reset, after which the kernel keeps nothing for it either.
     assert client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNRESET
     assert now - since >= 0.5
-    if now - filled - kernel > 2 * slowness():
+    if now - filled - kernel > most:
         raise LateError(f"cut after {now - filled:.3f} s, {kernel:.3f} s of them the kernel's")
 
 
