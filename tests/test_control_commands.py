@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from controls import Client, control, served
-from harness import Netd, python_path, read_all, run_netd, wait_until
+from harness import Netd, python_path, read_all, run_netd, slowness, wait_until
 
 from netd.control.commands import Commands, decisive_step
 from netd.control.operations import Operations
@@ -245,8 +245,10 @@ def test_kill_ends_a_session(tmp_path: Path, handler: str) -> None:
         assert say(sock, b"a\n")
         assert say(other, b"b\n")
         id = session_of(client, sock)["id"]
+        began = monotonic()
         assert client.data("kill", ids=[id, "no-such"]) == {"killed": [id], "unknown": ["no-such"]}
         assert read_all(sock) == b""
+        assert monotonic() - began < slowness()
         netd.wait_for_log(rf"it: session id={id} .* reason=killed$")
         assert say(other, b"still here\n")
         assert client.data("stats")["services"]["it"]["ended"] == {"killed": 1}

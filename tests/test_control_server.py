@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from controls import Client, control, other_user, path_of, request, served
-from harness import AS_ROOT, PATIENCE, ask, new_folder, read_all, run_netd, wait_until
+from harness import AS_ROOT, PATIENCE, ask, new_folder, read_all, run_netd, slowness, wait_until
 
 from netd.control.lane import Job, Lane
 from netd.control.operations import Operations
@@ -152,8 +152,10 @@ def test_those_who_say_nothing_make_way(path: Path) -> None:
     """A thousand of them keep nobody out; the first to come are the first to go, and hear why."""
     with ExitStack() as closing_all:
         idle = [closing_all.enter_context(closing(Client(path))) for _ in range(1000)]
+        began = monotonic()
         with closing(Client(path)) as client:
             assert client.data("list") == []
+            assert monotonic() - began < slowness()
         reply = idle[0].read()
         assert reply["error"] == "busy"
         assert "too many clients" in reply["message"]
