@@ -51,6 +51,8 @@ from netd.stanza import Stanza
 
 PATIENCE = 15.0
 """Seconds after which a test gives up a wait."""
+SOON = 5.0
+"""Seconds within which something has ended on a usual machine that is not measured closely."""
 _USUAL = 0.015
 """Seconds that `_loop` takes on the machines for which bounds of time are given."""
 
